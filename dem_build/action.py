@@ -31,28 +31,6 @@ if TYPE_CHECKING:
     from dem_build.digest import JSON, Digest
     from dem_build.workload import Workload
 
-__all__ = [
-    "BASE",
-    "COMPOSED",
-    "HEAL",
-    "MODEL",
-    "MODEL_PARTS",
-    "TRUNK",
-    "TUNE",
-    "UNHEALED",
-    "Action",
-    "Edge",
-    "Evaluation",
-    "HasDigest",
-    "HubFile",
-    "Input",
-    "Kind",
-    "SourceFile",
-    "grouped",
-    "key_of",
-    "preimage",
-]
-
 PREIMAGE_VERSION = 1
 
 BASE = "base"

@@ -19,19 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = [
-    "DIGEST",
-    "JSON",
-    "Blob",
-    "Digest",
-    "Output",
-    "canonical",
-    "of_bytes",
-    "of_file",
-    "of_json",
-    "tree_bytes",
-]
-
 Digest: TypeAlias = str
 JSON: TypeAlias = Any
 

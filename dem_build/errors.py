@@ -24,27 +24,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = [
-    "GRAVITY",
-    "ActionError",
-    "CheckpointError",
-    "CorruptObjectError",
-    "DataError",
-    "DemError",
-    "EvaluationError",
-    "GateError",
-    "InterruptedBuildError",
-    "LeaseHeldError",
-    "NotUpToDateError",
-    "Problem",
-    "RecipeError",
-    "RemoteError",
-    "StoreError",
-    "TrainingError",
-    "UsageError",
-]
-
-
 GRAVITY = (130, 2, 1, 4, 3, 0)
 """Exit statuses, of which the gravest counts: interrupted, wrong, failed, not up to date, a gate, none."""
 

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from dem_build.lock.task_groups import TaskGroup
     from dem_build.recipe import Recipe
 
-__all__ = ["Graph", "build_graph", "chosen_by", "united"]
-
 MOST_LISTED = 8
 """Actions that are listed where a pattern matches several, and one is wanted."""
 

@@ -15,19 +15,6 @@ from pathlib import Path
 
 from dem_build.errors import UsageError
 
-__all__ = [
-    "MAPPED",
-    "Room",
-    "allocator",
-    "cpu_name",
-    "cpus",
-    "gigabytes",
-    "gpus",
-    "let_open",
-    "refuse_inputs",
-    "room",
-]
-
 MAPPED = 2 << 20
 """Bytes from which on a worker's C library makes what it is asked for a mapping of its own: a large page."""
 LIBRARIES = Path("/etc/ld.so.cache")

@@ -2,8 +2,6 @@
 
 import os
 
-__all__ = ["host_folder"]
-
 # No pathlib here: a build with nothing to do asks, and is over before that would be loaded.
 
 

@@ -7,8 +7,6 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-__all__ = ["Machine", "Remote", "Submit"]
-
 _KINDS = ("s3", "gs", "az", "hf", "https", "http", "file")
 _READ_ONLY = ("https", "http")
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}

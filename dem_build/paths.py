@@ -6,8 +6,6 @@ import os
 import re
 from pathlib import Path
 
-__all__ = ["absolute", "expanded", "is_local", "may_be_hub_id", "project_folder"]
-
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 _ROOTS = (".git", "pyproject.toml")
 

@@ -22,21 +22,6 @@ if TYPE_CHECKING:
     from dem_build.store import Record
     from dem_build.store.records import Away
 
-__all__ = [
-    "Difference",
-    "History",
-    "Lookup",
-    "Plan",
-    "Reason",
-    "Status",
-    "Verdict",
-    "Why",
-    "decide",
-    "key_of",
-    "levels",
-    "make_plan",
-]
-
 
 class Status(StrEnum):
     """What a plan says of an action."""

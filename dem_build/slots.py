@@ -12,8 +12,6 @@ from dem_build.hardware import MAPPED, allocator, cpus, gpus
 if TYPE_CHECKING:
     from dem_build.machine import Machine
 
-__all__ = ["MEMORY", "SLEEPING", "Slot", "slots"]
-
 MEMORY = {
     # Large pages: a training asks for its activations anew in each step, and a fifth of a CPU's time went into handing
     # out small ones. What fills a large page goes back to the system when it is freed, and leaves no gap between

@@ -8,16 +8,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Sequence
 
-__all__ = [
-    "FEW_ROWS",
-    "SURE",
-    "Z95",
-    "by_prompt",
-    "least_gain",
-    "stderr_of_ratio",
-    "stderr_of_share",
-]
-
 Z95 = 1.96
 """Standard errors on either side of a value: its 95 % interval, of a normal distribution."""
 

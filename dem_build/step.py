@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from dem_build.digest import JSON, Digest
     from dem_build.machine import Machine
 
-__all__ = ["Context", "Group", "Inputs", "Provenance", "Resident", "Step", "StoredFile"]
-
 T = TypeVar("T")
 Provenance: TypeAlias = "dict[str, Any]"
 

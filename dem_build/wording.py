@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["counted", "first_of", "overflow_hint", "together", "vector_name"]
-
 
 def counted(number: int, word: str) -> str:
     """A number of things: `1 row`, `2 rows`."""

@@ -15,17 +15,6 @@ if TYPE_CHECKING:
     from dem_build.digest import JSON
     from dem_build.store import Record
 
-__all__ = [
-    "JUDGING",
-    "Due",
-    "Workload",
-    "inputs_of",
-    "judging_rows",
-    "recorded_rows_by_vectors",
-    "rows_by_vectors",
-    "vectors_of",
-]
-
 JUDGING = ("data/validation", "data/rows")
 """Tags of what searches and curves judge by."""
 

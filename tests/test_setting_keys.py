@@ -13,22 +13,8 @@ from dem_build.graph import build_graph
 from dem_build.lock.lock import Lock, LockedBase, LockedTask
 from dem_build.plan import preimage_of
 from dem_build.recipe import load_recipe
-from dem_build.recipe.schema import (
-    Analysis,
-    Base,
-    Baseline,
-    Compose,
-    Dataset,
-    DatasetPart,
-    Evaluate,
-    Heal,
-    Probe,
-    Task,
-    Train,
-    Trunk,
-    Tune,
-    Vector,
-)
+from dem_build.recipe.schema import Base, Baseline, Compose, Dataset, DatasetPart, Heal, Probe, Trunk, Vector
+from dem_build.recipe.sections import Analysis, Evaluate, Task, Train, Tune
 
 RECIPE = """\
 [base]

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-__all__ = ["adopt", "complete_checkpoints", "keep", "mark_complete", "newest_complete", "step_of"]
-
 MARKER = "complete.json"
 UNREADABLE = frozenset({errno.EACCES, errno.EIO, errno.EPERM})
 KEPT = 2  # the newest may turn out to be damaged when it is taken up: then the one before it serves

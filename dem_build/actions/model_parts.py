@@ -11,8 +11,6 @@ from dem_build.json_text import parse_json
 if TYPE_CHECKING:
     from dem_build.step import Context, Inputs
 
-__all__ = ["write_parts"]
-
 
 def write_parts(inputs: Inputs, dtype: str, context: Context) -> None:
     """Write the outputs `config`, `tokenizer` and `generation_config` of a model on the base."""

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["write_adapter"]
-
 PREFIX = "base_model.model."  # of the model inside of peft's
 
 

@@ -18,18 +18,6 @@ from dem_build.checkpoint.floats import from_bfloat16, to_bfloat16
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = [
-    "BLOCK",
-    "SCALE",
-    "Run",
-    "blocks_in",
-    "dequantise",
-    "dequantise_planes",
-    "quantise",
-    "run_of",
-    "scales_shape",
-]
-
 BLOCK = 64
 SCALE = "_scale"
 """A tensor's name and this are the name of its scales, as compressed-tensors calls them."""

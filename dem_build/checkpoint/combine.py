@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from dem_build.checkpoint.header import TensorInfo
     from dem_build.checkpoint.reader import Checkpoint
 
-__all__ = ["CHUNK", "Combination", "Norms", "Sink", "combine", "result_specs"]
-
 # Elements: 7 MB a thread, mostly. With a quarter of them, which fit into a core's L2 cache, two threads take half as
 # long again: between any two of numpy's calls they wait for Python's lock.
 CHUNK = 1 << 19

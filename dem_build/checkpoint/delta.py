@@ -42,18 +42,6 @@ if TYPE_CHECKING:
     from dem_build.checkpoint.blocks import Run
     from dem_build.digest import JSON, Digest
 
-__all__ = [
-    "DELTA_FORMAT",
-    "QUANTISED",
-    "Delta",
-    "DeltaNorms",
-    "delta_shapes",
-    "delta_writer",
-    "open_delta",
-    "write_delta",
-    "write_difference",
-]
-
 DELTA_FORMAT = "delta/1"
 QUANTISED = "delta/2"
 INTEGER = "I8"

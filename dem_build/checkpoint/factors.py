@@ -32,19 +32,6 @@ if TYPE_CHECKING:
 
     from dem_build.digest import Digest
 
-__all__ = [
-    "LORA_A",
-    "LORA_B",
-    "LORA_FORMAT",
-    "FactoredDelta",
-    "LowRank",
-    "Place",
-    "elements",
-    "open_factors",
-    "squared_norm",
-    "write_factors",
-]
-
 LORA_FORMAT = "lora/1"
 BLOCK = 1 << 15  # elements of a product at a time: it and what is added to it stay in a core's cache
 LORA_A, LORA_B = ".lora_A", ".lora_B"

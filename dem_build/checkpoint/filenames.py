@@ -16,25 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
-__all__ = [
-    "ADAPTER_CONFIG",
-    "ADAPTER_WEIGHTS",
-    "CONFIG",
-    "GENERATION_CONFIG",
-    "INDEX",
-    "SINGLE",
-    "TOKENIZER_CONFIG",
-    "TOKENIZER_FILES",
-    "TOKENIZER_JSON",
-    "VOCABULARIES",
-    "WEIGHTS",
-    "Listing",
-    "is_named_template",
-    "listed",
-    "shards_of",
-    "weight_files",
-]
-
 CONFIG = "config.json"
 GENERATION_CONFIG = "generation_config.json"
 SINGLE = "model.safetensors"

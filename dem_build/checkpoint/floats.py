@@ -21,22 +21,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = [
-    "CODES",
-    "FLOATS",
-    "LONGEST",
-    "NAMES",
-    "STORED",
-    "from_bfloat16",
-    "is_finite",
-    "narrow",
-    "narrow_planes",
-    "squared_sum",
-    "to_bfloat16",
-    "widen",
-    "widen_planes",
-]
-
 CODES: Mapping[str, str] = MappingProxyType({"bfloat16": "BF16", "float16": "F16", "float32": "F32"})
 """dtype as a recipe names it → its code in a safetensors header."""
 

@@ -24,18 +24,6 @@ if TYPE_CHECKING:
 
     from dem_build.digest import JSON
 
-__all__ = [
-    "ITEM_SIZES",
-    "Header",
-    "TensorInfo",
-    "TensorSpec",
-    "canonical_order",
-    "header_bytes",
-    "kept_in",
-    "kept_metadata",
-    "read_header",
-]
-
 ITEM_SIZES = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2,
     "I32": 4, "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8,

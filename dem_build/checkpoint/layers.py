@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["EMBEDDINGS", "FINAL", "NORMS", "kind_of", "layer_of", "layers_of"]
-
 EMBEDDINGS = "embeddings"
 """The token embeddings, tied or not to the output head, and the head."""
 FINAL = "final"

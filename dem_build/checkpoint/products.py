@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from dem_build.checkpoint.header import TensorInfo
     from dem_build.checkpoint.reader import Checkpoint
 
-__all__ = ["Sums", "sum_products"]
-
 CHUNK = 1 << 15  # elements: a dozen vectors of them, widened to float64, stay in a core's L2 cache
 UNIT = 1 << 20  # elements that one thread does before it takes the next
 AHEAD = 2  # units a thread that may be done before they are added in order

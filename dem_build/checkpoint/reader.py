@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from dem_build.checkpoint.header import TensorSpec
 
-__all__ = ["Checkpoint", "check_index", "open_checkpoint"]
-
 
 class Checkpoint:
     """The tensors of some safetensors files. Use it in a `with`: it holds the files open.

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from dem_build.checkpoint.header import TensorSpec
     from dem_build.digest import Digest
 
-__all__ = ["MAX_SHARD_BYTES", "Writer", "weights_writer"]
-
 MAX_SHARD_BYTES = 5_000_000_000
 PIECE = 1 << 19  # bytes that are read back at a time
 FLUSH_SECONDS = 0.1

@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 
     from click.shell_completion import CompletionItem
 
-__all__ = ["TYPED", "Command", "app", "run", "stopped"]
-
-
 TYPED = "dem.typed"
 """Where a context keeps the words of its call: while a shell asks what can follow, click understands few of them."""
 

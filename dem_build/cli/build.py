@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from dem_build.session.build import Built
     from dem_build.session.session import Call
 
-__all__ = ["build"]
-
 
 def build(recipes: Sequence[str], call: Call) -> int:
     """Build recipes one after another, none where one cannot be built; the gravest exit status is the call's."""

@@ -15,12 +15,13 @@ from dem_build.engine.interrupt import Interrupt
 from dem_build.errors import UsageError
 from dem_build.json_text import quantity
 from dem_build.recipe import load_recipe
+from dem_build.report.text import clean, joined
 from dem_build.session.build import run_plan
 from dem_build.session.overlap import recorded_shared
 from dem_build.session.session import open_session
 from dem_build.view.follow import make_listener
 from dem_build.view.overlap import say_shared
-from dem_build.view.text import clean, joined, make_console
+from dem_build.view.text import make_console
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from dem_build.digest import JSON
     from dem_build.session.session import Call
     from dem_build.store import Record, Store
-
-__all__ = ["data"]
 
 
 def data(recipe: str, name: str, call: Call, *, rows: int, split: str) -> int:

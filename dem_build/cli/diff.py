@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from dem_build.recipe import Recipe
     from dem_build.session.session import Call, Planned
 
-__all__ = ["diff"]
-
 RESULTS = "results.json"
 MODEL = "model"
 _OF_REVISION = re.compile(r"((?:[^:{]|\{[^}]*\})+):(.+)", re.DOTALL)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from dem_build.engine.protocol import read_events
 from dem_build.errors import NotUpToDateError, RecipeError
 from dem_build.lock.lock import changes, dropped, lock_path
+from dem_build.report.text import clean, joined
 from dem_build.session.outlook import look_ahead
 from dem_build.session.overlap import recorded_shared, shared_documents
 from dem_build.session.recorded import recorded, verdict_of, why_lines
@@ -19,7 +20,7 @@ from dem_build.view.plan import (
     inherited_rates_line,
     unevaluated_line,
 )
-from dem_build.view.text import clean, joined, make_console, write_json
+from dem_build.view.text import make_console, write_json
 from dem_build.watch.watch import vouch
 from dem_build.wording import counted
 
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from dem_build.digest import JSON
     from dem_build.plan import Verdict
     from dem_build.session.session import Call, Session
-
-__all__ = ["check", "lock", "logs", "plan", "show", "why"]
 
 
 def check(recipe: str, call: Call) -> int:

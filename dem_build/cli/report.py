@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from dem_build.report.text import clean
 from dem_build.session.ending import draw_report
 from dem_build.session.session import open_session
-from dem_build.view.text import clean, make_console
+from dem_build.view.text import make_console
 
 if TYPE_CHECKING:
     from dem_build.session.session import Call
-
-__all__ = ["report"]
 
 
 def report(recipe: str, call: Call) -> int:

@@ -11,17 +11,16 @@ from rich.table import Table
 
 from dem_build.errors import UsageError
 from dem_build.report.quantities import size
+from dem_build.report.text import clean, joined
 from dem_build.session.session import open_store
 from dem_build.store.gc.garbage import GRACE_SECONDS, Policy
-from dem_build.view.text import clean, joined, make_console, write_json
+from dem_build.view.text import make_console, write_json
 
 if TYPE_CHECKING:
     from dem_build.session.session import Call
     from dem_build.store import Store
     from dem_build.store.gc.census import Usage
     from dem_build.store.gc.collect import Collection
-
-__all__ = ["gc", "ls", "seconds", "stats", "verify"]
 
 AGES_SAID = {
     "day": "within a day",

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from dem_build.plan import Plan
     from dem_build.session.session import Call, Session
 
-__all__ = ["work"]
-
 PAUSES = (5.0, 30.0, 60.0, 120.0)
 """Seconds before further attempts at a push: a worker's disk may be gone when it ends."""
 

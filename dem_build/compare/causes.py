@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from dem_build.digest import JSON
     from dem_build.graph import Graph
 
-__all__ = ["Cause", "CauseKind", "CauseOfChange", "find_reasons"]
-
 STAGES = {TRUNK: "the trunk", HEAL: "healing", UNHEALED: "healing"}
 SPLITS = ("train", "validation", "test")
 

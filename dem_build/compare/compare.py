@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from dem_build.report.cost import Seconds
     from dem_build.report.gates import GateResult
 
-__all__ = ["GateChange", "OmegaChange", "SideBySide", "SideCost", "compare"]
-
 
 @dataclass(frozen=True)
 class OmegaChange:

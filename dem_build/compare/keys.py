@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from dem_build.compare.sides import Node
     from dem_build.digest import JSON, Digest
 
-__all__ = ["ActionChange", "Keys", "Names", "Standing", "match_keys"]
-
 NAMED = ("data:", "vector:", "model:")
 """Prefixes of actions that are called after a dataset, probe, vector or baseline."""
 OF_DATA = (LOSS_TASK, "sample:")

@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from dem_build.compare.sides import Node, Side
     from dem_build.digest import JSON
 
-__all__ = ["Basis", "MetricChange", "RowCounts", "compare_metrics"]
-
 OF_DATA = frozenset({"dataset_revision", "limit"})
 """Parameters of a task that say which documents are asked; all others say how."""
 OF_CODE = frozenset({"", ".yaml", ".yml", ".py"})

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from dem_build.compare.sides import Node, Side
     from dem_build.digest import JSON
 
-__all__ = ["RowReader", "ScoredDocument", "ScoredDocuments", "scores"]
-
 SAMPLES = "samples"
 ROWS = "rows"
 TEST_ROWS = "data/rows"

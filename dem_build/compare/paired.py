@@ -17,21 +17,6 @@ from dem_build.stats import FEW_ROWS, stderr_of_ratio
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Sequence
 
-__all__ = [
-    "ALPHA",
-    "FEW_DISCORDANT",
-    "Effect",
-    "Observation",
-    "Pairs",
-    "SignificanceTest",
-    "Unit",
-    "effect_of",
-    "holm",
-    "mcnemar",
-    "pair",
-    "unpaired",
-]
-
 ALPHA = 0.05
 """The chance, over a whole table, of calling a change clear where nothing differs."""
 

@@ -15,8 +15,6 @@ from dem_build.report.results import Results
 if TYPE_CHECKING:
     from dem_build.digest import JSON
 
-__all__ = ["published_side"]
-
 
 def published_side(name: str, data: bytes) -> Side:
     """The side of a published model.

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from dem_build.recipe import Gate
     from dem_build.report.gates import GateResult
 
-__all__ = ["Node", "Side", "nodes"]
-
 
 def _no_output(output: Output) -> bytes:
     raise KeyError(output.digest)

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from dem_build.checkpoint.reader import Checkpoint
     from dem_build.digest import JSON
 
-__all__ = ["LayerChange", "WeightsChange", "compare_weights"]
-
 PIECE = 1 << 20
 """Elements that are read at a time."""
 

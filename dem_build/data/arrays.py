@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-__all__ = ["PROMPT_BYTES", "RowsWriter", "TokenRows", "trained_prompts"]
-
 # Of a digest: two of 10^12 different prompts share them by a chance of 10^24 / 2^129, 1.5e-15.
 PROMPT_BYTES = 16
 _PREPARE_AGAIN = "`--rebuild data:NAME` prepares them again"

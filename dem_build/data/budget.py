@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from dem_build.digest import JSON
 
-__all__ = ["Length", "Size", "mixture_tokens", "token_shares"]
-
 
 @dataclass(frozen=True)
 class Size:

@@ -13,12 +13,10 @@ from dem_build.errors import DataError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from dem_build.data.conversations import Turn
     from dem_build.data.formats import AnyExample
     from dem_build.data.tokenise import Tokenizer
+    from dem_build.data.turns import Turn
     from dem_build.data.written import Stretch
-
-__all__ = ["PINNED_DATE", "Pieces", "Rendered", "pin_date", "render"]
 
 Pieces = tuple[str, ...]
 """Texts of one row: what is given, what is answered, what is given next …, the last an answer."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["OPTIONAL", "REQUIRED"]
-
 REQUIRED: dict[str, tuple[str, ...]] = {
     "text": ("text",),
     "prompt-completion": ("prompt", "completion"),

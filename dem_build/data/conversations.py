@@ -23,18 +23,6 @@ from dem_build.errors import DataError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-__all__ = [
-    "INSTRUCTING",
-    "Beside",
-    "Conversation",
-    "Turn",
-    "from_history",
-    "from_messages",
-    "from_pair",
-    "from_sharegpt",
-    "system_of",
-]
-
 INSTRUCTING = ("system", "developer")
 
 

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-__all__ = ["NearDuplicates", "shingles"]
-
 WORDS = 8
 # By the smallest hashes, as in A. Broder, On the Resemblance and Containment of Documents, 1997: they are a sample of
 # the row's shingles without knowing any other row. A share of 0.8 that is estimated from 64 has a standard error of

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from dem_build.data.rows import Row
 
-__all__ = ["FORMATS", "AnyExample", "Cells", "Example", "Format", "Layout", "resolve"]
-
 
 @dataclass(frozen=True, slots=True)
 class Example:

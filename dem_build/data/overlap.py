@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from dem_build.data.arrays import TokenRows
 
-__all__ = ["shared_prompts"]
-
 HELD_OUT = {"train": ("validation", "test"), "validation": ("test",), "test": ("test",)}
 """Split → the held-out splits that have to have other prompts. What of it matters depends on what is chosen by it."""
 

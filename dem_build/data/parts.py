@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
     Group = tuple[str, ...]
 
-__all__ = ["NO_PARTS", "Parts", "Placed", "Taken", "again"]
-
 
 def again(place: bytes) -> bytes:
     """A row's place among those that caps have left, which does not follow from its first one: 32 bytes."""

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from dem_build.action import SourceFile
 
-__all__ = ["Row", "columns_of", "parquet_rows", "read_rows"]
-
 UTF8_BOM = b"\xef\xbb\xbf"
 PARQUET_BATCH = 1024
 PARQUET_BUFFER = 2**20  # bytes a column

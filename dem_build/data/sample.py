@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     Ids = npt.NDArray[np.int32]
 
-__all__ = ["MOST", "RowSample"]
-
 MOST = 256
 """Rows of a sample."""
 

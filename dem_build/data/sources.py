@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from dem_build.action import SourceFile
 
-__all__ = ["FILE_TYPES", "expand", "file_type", "matching", "part_of", "side_of"]
-
 FILE_TYPES = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",

@@ -17,8 +17,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["SPLITS", "Shared", "Smallest", "Splitter", "normalise", "prompt_digest", "row_order"]
-
 SPLITS = ("train", "validation", "test")
 POINTS = 2**64
 

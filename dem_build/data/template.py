@@ -27,20 +27,6 @@ if TYPE_CHECKING:
     from jinja2.nodes import Node
     from jinja2.parser import Parser
 
-__all__ = [
-    "ASKED",
-    "ENDLESS",
-    "FAULTS",
-    "Fault",
-    "check_template",
-    "constants",
-    "judge",
-    "leaves_out",
-    "read_template",
-    "sought",
-    "variables",
-]
-
 ASKED: tuple[dict[str, str], ...] = ({"role": "user", "content": "What is two plus two?"},)
 ANSWERED: tuple[dict[str, str], ...] = (*ASKED, {"role": "assistant", "content": "It is four."})
 TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token")

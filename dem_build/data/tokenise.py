@@ -19,10 +19,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from dem_build.data.chat import Pieces
-    from dem_build.data.conversations import Turn
     from dem_build.data.formats import AnyExample
-
-__all__ = ["MASKED", "Style", "Tokenised", "Tokenizer", "tokenise"]
+    from dem_build.data.turns import Turn
 
 MASKED = -100  # the label that cross-entropy leaves out, in torch and transformers
 

@@ -11,21 +11,6 @@ from dem_build.json_text import TwinKeyError, parse_json, unique
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = [
-    "MESSAGES_HINT",
-    "PASSED",
-    "REASONING",
-    "ROLES",
-    "Said",
-    "Turn",
-    "as_text",
-    "json_of",
-    "read_message",
-    "read_shared",
-    "read_tools",
-    "text_of",
-]
-
 Turn = dict[str, Any]
 """One message, as a chat template reads it: `role`, `content`, and `tool_calls`, `name` … where it has them."""
 

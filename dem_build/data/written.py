@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from dem_build.data.tokenise import Tokenizer
     from dem_build.data.turns import Turn
 
-__all__ = ["ONE_TOOL", "Marked", "Stretch", "cues", "lost", "mark", "stands_in", "switch_in", "switches"]
-
 THINKING = r"</?(?:\w+:)?(?:think|thinking|thought|reasoning)>|\[/?THINK\]|◁/?think▷"
 CLOSES = re.compile(rf"{THINKING}|</[^<>/]+>|\[/\w+\]")
 MOST_SHAPES = 4096  # that are remembered

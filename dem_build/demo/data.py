@@ -24,8 +24,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-__all__ = ["FAMILY", "REVERSE", "puzzles", "write"]
-
 # reasoning-gym makes example i of seed s with the random seed s + i, so seeds must lie further apart than sizes.
 SEEDS = {"family": 1_000_000, "reverse": 2_000_000, "task": 3_000_000}
 FAMILY = {"max_family_size": 6}

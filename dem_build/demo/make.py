@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     Say = Callable[[str], None]
 
-__all__ = ["RECIPE", "fetch_base", "make_data", "make_demo"]
-
 RECIPE = "assistant.toml"
 FILES = (RECIPE, "assistant.lock", "tasks/family_words.yaml", "tour.ipynb")
 BASE = "base/SmolLM2-135M-Instruct.Q4_1.gguf"

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-__all__ = ["installed", "unpack"]
-
 
 def installed(requirements: Sequence[str]) -> bool:
     """Whether packages, `NAME==VERSION` each, are installed in just these versions."""

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from dem_build.digest import Digest
     from dem_build.plan import Verdict
 
-__all__ = ["Backlog"]
-
 
 class Backlog(MutableMapping[str, "Verdict"]):
     """The actions that are due, by name, in the order of the graph; it may change while it is gone through."""

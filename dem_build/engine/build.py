@@ -43,8 +43,6 @@ if TYPE_CHECKING:
     from dem_build.store import Record, Store
     from dem_build.store.remote.leases import RemoteLeases
 
-__all__ = ["Memory", "Options", "build"]
-
 TICK_SECONDS = 0.1
 HELD_RETRY_SECONDS = 1.0
 MOST_LOOKS = 8

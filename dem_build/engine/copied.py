@@ -23,8 +23,6 @@ from dem_build.engine.interrupt import Interrupt
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["POSSIBLE", "Copied"]
-
 POSSIBLE = sys.platform == "linux"
 """Whether a process may be copied: elsewhere the system's own libraries do not bear it."""
 FAILED = 70

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from dem_build.digest import JSON, Blob
     from dem_build.store import Store
 
-__all__ = ["Fetch"]
-
 
 class Fetch:
     """Brings objects here, and sets `ended` when no more come.

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from types import FrameType, TracebackType
     from typing import Self
 
-__all__ = ["Interrupt"]
-
 
 class Interrupt:
     """Counts the user's requests to stop while it is entered; in any thread but the main one there are none.

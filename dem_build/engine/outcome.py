@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from dem_build.plan import Plan, Verdict
     from dem_build.store import Record
 
-__all__ = ["Done", "Listener", "Outcome", "Result", "hit", "recorded"]
-
 
 class Done(StrEnum):
     """What became of one action."""

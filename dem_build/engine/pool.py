@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from dem_build.engine.protocol import Request
     from dem_build.slots import Slot
 
-__all__ = ["QUIET", "Message", "Places", "Pool", "Process", "Worker"]
-
 Process: TypeAlias = "subprocess.Popen[str] | Copied"
 
 

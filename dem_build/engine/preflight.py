@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from dem_build.machine import Machine
     from dem_build.plan import Plan
 
-__all__ = ["refuse_missing", "refuse_too_many", "refuse_unmergeable", "refuse_unsharded"]
-
 
 def refuse_too_many(plan: Plan) -> None:
     """Refuse a build with an action that takes more files than a process may have open here, before any of it runs.

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from dem_build.digest import JSON, Digest
     from dem_build.plan import Verdict
 
-__all__ = ["Answer", "EventTail", "Reply", "Request", "read_events", "request_for"]
-
 
 class Answer(StrEnum):
     """How a worker's run of one action ended, or that it began. That it died the driver says for it.

@@ -31,17 +31,6 @@ if TYPE_CHECKING:
     from dem_build.digest import JSON, Digest, Output
     from dem_build.store import Record, Store
 
-__all__ = [
-    "PARTS",
-    "Destination",
-    "destination",
-    "export_model",
-    "is_published",
-    "link_model",
-    "publish",
-    "publish_text",
-]
-
 STAMP = ".dem.json"
 PARTS = ("weights", "tokenizer", "config", "generation_config")
 """The outputs that make up a model."""
@@ -274,13 +263,8 @@ def export_model(outputs: Mapping[str, Output], store: Store, folder: Path) -> N
     """
     for output in outputs.values():
         store.objects.check(output)
-    for name, output in outputs.items():
-        if name in ("weights", "tokenizer"):
-            store.views.export(output, folder)
-        elif name == "config":
-            store.views.export(output, folder / CONFIG)
-        elif store.objects.read_bytes(output).strip() != b"{}":
-            store.views.export(output, folder / GENERATION_CONFIG)
+    for output, place in _placed(outputs, store):
+        store.views.export(output, folder / place)
 
 
 def link_model(outputs: Mapping[str, Output], store: Store, folder: Path) -> None:
@@ -290,13 +274,22 @@ def link_model(outputs: Mapping[str, Output], store: Store, folder: Path) -> Non
         CorruptObjectError: One of them is damaged or gone.
         StoreError: A link cannot be written.
     """
+    for output, place in _placed(outputs, store):
+        if place:
+            (folder / place).symlink_to(store.objects.open(output))
+        else:
+            store.views.view(output, folder, place)
+
+
+def _placed(outputs: Mapping[str, Output], store: Store) -> Iterator[tuple[Output, str]]:
+    """Each part of a model and its file in the model's folder, "" of the parts that are folders themselves."""
     for name, output in outputs.items():
         if name in ("weights", "tokenizer"):
-            store.views.view(output, folder, "")
-        elif name == "config" or store.objects.read_bytes(output).strip() != b"{}":
-            (folder / (CONFIG if name == "config" else GENERATION_CONFIG)).symlink_to(
-                store.objects.open(output)
-            )
+            yield output, ""
+        elif name == "config":
+            yield output, CONFIG
+        elif store.objects.read_bytes(output).strip() != b"{}":
+            yield output, GENERATION_CONFIG
 
 
 def is_published(to: Destination, wanted: Digest) -> bool:

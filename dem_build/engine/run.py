@@ -43,8 +43,6 @@ if TYPE_CHECKING:
     from dem_build.step import Provenance, Step
     from dem_build.store import Store
 
-__all__ = ["Runner", "is_lost"]
-
 EVENTS = "events.jsonl"
 CAPTURED = "output.txt"
 RUNS = "runs"

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import TextIO
 
-__all__ = ["main"]
-
 
 def main(store: str, scratch: str = "") -> None:
     """Serve until standard input ends.

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from dem_build.digest import JSON
 
-__all__ = ["writer"]
-
 _RUN = {
     "repository": "GITHUB_REPOSITORY",
     "ref": "GITHUB_REF",

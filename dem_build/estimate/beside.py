@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from dem_build.plan import Plan
     from dem_build.store import Record, Store
 
-__all__ = ["AtOnce", "SharedMemory", "at_once", "shared_memory"]
-
 
 @dataclass(frozen=True)
 class SharedMemory:

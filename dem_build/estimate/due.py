@@ -42,25 +42,6 @@ if TYPE_CHECKING:
     from dem_build.plan import Plan, Verdict
     from dem_build.store import Record, Store
 
-__all__ = [
-    "Budget",
-    "DueAction",
-    "DueMatching",
-    "Training",
-    "budgets",
-    "config_of",
-    "due",
-    "matching_of",
-    "matchings",
-    "on_gpu",
-    "parameters_of",
-    "same_work",
-    "search_length",
-    "shape_of",
-    "training_of",
-    "trainings",
-]
-
 JUDGED = ("data/rows", "data/validation", "data/test")
 """Tags of the rows that a search judges by; of a train split it reads the prompts alone."""
 

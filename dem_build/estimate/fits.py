@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
     Settings: TypeAlias = tuple[Mapping[str, JSON], Machine, int]
 
-__all__ = ["crowded", "refuse_unfit", "unfit"]
-
 SMALLER = ("adamw_8bit", "adafactor")  # the nearest to AdamW first: its moments in 8 bits, then other ones
 SHORTEST = 64
 MORE_RANKS = (2, 4, 8)

@@ -25,35 +25,6 @@ if TYPE_CHECKING:
     Tensors: TypeAlias = Iterable[tuple[float, float]]
     """How many there are, and the bytes of each."""
 
-__all__ = [
-    "BYTES",
-    "GAPS",
-    "GRADIENT",
-    "MASTER",
-    "MATCHING",
-    "PASS",
-    "PASSES",
-    "PROCESS",
-    "STATES",
-    "VECTOR_BYTES",
-    "Judging",
-    "Rows",
-    "Shape",
-    "gram_disk",
-    "held_by_search",
-    "held_memory",
-    "is_lora",
-    "least_memory",
-    "matching_memory",
-    "rank_memory",
-    "search_memory",
-    "seen_tokens",
-    "solving_memory",
-    "tensors_of_layer",
-    "training_disk",
-    "training_memory",
-]
-
 BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 VECTOR_BYTES = {**BYTES, "int8": 1 + 2 / 64}
 """Bytes a parameter of a vector: of int8, with its blocks' scales."""

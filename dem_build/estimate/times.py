@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 
     Likeness: TypeAlias = tuple[str, bytes]
 
-__all__ = ["Span", "Times"]
-
 LONGEST = 1e10
 """Seconds, 300 years: no run took longer, whatever its record says, and of nothing is it said."""
 

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from dem_build.digest import JSON, Blob, Output
     from dem_build.plan import Plan
 
-__all__ = ["Transfer", "transfers"]
-
 
 @dataclass(frozen=True)
 class Transfer:

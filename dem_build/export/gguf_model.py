@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from dem_build.checkpoint.header import TensorInfo
     from dem_build.checkpoint.reader import Checkpoint
 
-__all__ = ["TYPES", "Rounding", "write_gguf"]
-
 TYPES = {
     "f16": (Type.F16, LlamaFileType.MOSTLY_F16),
     "bf16": (Type.BF16, LlamaFileType.MOSTLY_BF16),

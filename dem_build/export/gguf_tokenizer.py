@@ -18,8 +18,6 @@ from dem_build.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["add_tokenizer", "check_tokenizer"]
-
 # llama.cpp's names of how text is cut before tokens are formed, by the steps that tokenizer.json has for the same.
 CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
 REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"

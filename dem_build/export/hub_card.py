@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from dem_build.recipe.schema import RowSource
     from dem_build.report.results import Results
 
-__all__ = ["VectorFacts", "finished", "vector_card", "without_folders"]
-
 TASK = "text-generation"
 TAGS = ["dem", "distribution-edited-model"]
 

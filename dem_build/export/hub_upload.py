@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
     from dem_build.digest import JSON
 
-__all__ = ["Uploaded", "upload"]
-
 MAIN = "main"
 WROTE = ".dem.json"
 """The file of a repository that says which others dem put there: path → SHA-256."""

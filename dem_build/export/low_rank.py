@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from dem_build.checkpoint.factors import Place
     from dem_build.checkpoint.reader import Checkpoint
 
-__all__ = ["Missing", "layers_of", "truncate", "truncated"]
-
 PIECE = 1 << 22  # elements whose length is taken at a time
 
 

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from dem_build.checkpoint.reader import Checkpoint
 
-__all__ = ["write_config", "write_sum"]
-
 
 def write_sum(folder: Path, base: Checkpoint, delta: Checkpoint, omega: float, dtype: str) -> None:
     """Write the weights Θ + ω ΔΘ, by the operations that a composed model is made of.

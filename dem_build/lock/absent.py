@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     Same = Callable[[tuple[str, ...], tuple[str, ...]], bool]
     Entry = tuple[str, str, Digest]  # tag, path as the lock has it, digest
 
-__all__ = ["Absent", "is_absent", "matches"]
-
 _SIDES = ("", "validation:", "test:")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 

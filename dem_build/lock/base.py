@@ -29,18 +29,6 @@ if TYPE_CHECKING:
     from dem_build.digest import JSON
     from dem_build.recipe import Recipe
 
-__all__ = [
-    "CHAT_TEMPLATE",
-    "GGUF",
-    "base_files",
-    "check_config",
-    "locate_template",
-    "model_files",
-    "read_config",
-    "refuse_template",
-    "template_is_new",
-]
-
 CHAT_TEMPLATE = "chat_template"
 """Tag of the recipe's chat template; `chat_template.jinja` is a base's own."""
 GGUF = "model.gguf"

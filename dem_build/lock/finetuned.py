@@ -19,13 +19,6 @@ if TYPE_CHECKING:
     from dem_build.checkpoint.filenames import Listing
     from dem_build.digest import JSON
 
-__all__ = [
-    "ADAPTER_KEYS",
-    "adapter_files",
-    "checkpoint_files",
-    "local_files",
-]
-
 _PICKLE = "adapter_model.bin"
 
 ADAPTER_KEYS = (

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from dem_build.action import SourceFile
 
-__all__ = ["Listed", "cached", "commit_of", "download", "files_of", "here", "require_access"]
-
 _PIN = "`dem lock` with a network pins it; with the lock, builds work offline"
 
 _TRUE = ("1", "ON", "YES", "TRUE")

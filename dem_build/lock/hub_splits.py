@@ -26,8 +26,6 @@ from dem_build.wording import first_of
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-__all__ = ["CONVERTED", "HubData", "named_files", "part_files", "split_files", "told_rows"]
-
 CONVERTED = "refs/convert/parquet"
 """The revision under which the hub keeps a dataset's rows as parquet files, `CONFIG/SPLIT/0000.parquet`."""
 

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     Files = Mapping[str, Sequence[SourceFile]]
 
-__all__ = ["refuse_leaks", "refuse_shared_files"]
-
 _TRAINED = ("train", "also what is trained on for")
 _CHOSEN = ("validation", "also the validation set of")
 _LIMIT = ("limit", "also what limits the search for ω, the probe")

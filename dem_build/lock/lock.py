@@ -37,22 +37,6 @@ if TYPE_CHECKING:
     from dem_build.recipe import Recipe
     from dem_build.store import Hints
 
-__all__ = [
-    "Located",
-    "Lock",
-    "LockedBase",
-    "LockedTask",
-    "changes",
-    "dropped",
-    "locate",
-    "lock_path",
-    "parse",
-    "read",
-    "resolve",
-    "unpinned",
-    "update",
-]
-
 LOCK_VERSION = 1
 Tagged = tuple[str, Path]
 

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from dem_build.lock.pin import Pin
     from dem_build.recipe import DatasetPart
 
-__all__ = ["mark", "nameless", "names", "pinned", "shared"]
-
 _INDEX = re.compile(r"parts\[(\d+)\]")
 _LETTERS = 16  # of a digest: enough to tell apart what one dataset has
 

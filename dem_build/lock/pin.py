@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from dem_build.recipe import Recipe
     from dem_build.store import Hints
 
-__all__ = ["DatasetRef", "ModelRef", "PartRef", "Pin", "Ref", "Resolver", "hub_refs", "recipe_key"]
-
 CARD = "README.md"
 MORE_CARD = ".huggingface.yaml"  # lays its keys over the card's
 

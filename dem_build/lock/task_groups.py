@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from dem_build.digest import JSON
     from dem_build.recipe import Task
 
-__all__ = ["Score", "TaskGroup", "asked", "find_groups"]
-
 MOST_LEVELS = 20
 _OF_GROUPS = frozenset(
     {"group", "group_alias", "task", "aggregate_metric_list", "metadata", "tag", "num_fewshot"}

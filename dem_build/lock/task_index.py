@@ -26,8 +26,6 @@ from dem_build.store.files import replace_file
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Function", "NamedTasks", "builtin_folder", "find", "parse_task", "read_small"]
-
 MOST_BYTES = 1_000_000
 INDEX_VERSION = 1  # of what a host keeps: raised when the same files give other names
 MOST_LEVELS = 50

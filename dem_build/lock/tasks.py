@@ -40,18 +40,6 @@ if TYPE_CHECKING:
 
     from dem_build.digest import JSON
 
-__all__ = [
-    "FILE_FORMATS",
-    "TASK_MARK",
-    "Closure",
-    "closure_of",
-    "find_task",
-    "lm_eval_version",
-    "map_data_files",
-    "require_folder",
-    "within",
-]
-
 TASK_MARK = "task:"
 """Stands before the tag of the task's own file."""
 

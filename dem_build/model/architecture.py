@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from dem_build.digest import JSON
     from dem_build.model.weight_layout import TensorGroup
 
-__all__ = ["Architecture", "architecture", "open_files", "parse_config", "select"]
-
 # Buffers that old checkpoints stored and that are computed now.
 COMPUTED = (r"rotary_emb\.inv_freq$", r"(^|\.)position_ids$")
 # What transformers raises of a config that it does not know or that contradicts itself.

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["RowOrder", "by_length", "collate", "few_sizes", "largest_divisor"]
-
 
 class RowOrder(Sampler[int]):
     """The order of rows: shuffled anew in each epoch, and by length within an optimizer step.

@@ -23,15 +23,6 @@ if TYPE_CHECKING:
 
     from dem_build.data.arrays import TokenRows
 
-__all__ = [
-    "ceilings",
-    "has_both_sorts",
-    "longest_short",
-    "most_tokens",
-    "refuse_longer",
-    "refuse_mixed_packs",
-]
-
 NAMES = ("max_position_embeddings", "n_positions", "n_ctx")  # one thing, as different models call it
 ORIGINAL = "original_max_position_embeddings"
 

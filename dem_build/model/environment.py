@@ -26,22 +26,6 @@ if TYPE_CHECKING:
 
     from dem_build.errors import ActionError
 
-__all__ = [
-    "allocator_name",
-    "bits_of",
-    "device",
-    "device_name",
-    "is_out_of_memory",
-    "memory_numbers",
-    "memory_told",
-    "peak_memory",
-    "processor",
-    "ran_on",
-    "release_memory",
-    "reset_peak_memory",
-    "versions",
-]
-
 CPUINFO = Path("/proc/cpuinfo")
 LIBC = ctypes.CDLL(None)
 RELEASE = "MallocExtension_ReleaseFreeMemory"  # of tcmalloc, where it is loaded

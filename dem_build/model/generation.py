@@ -33,17 +33,6 @@ if TYPE_CHECKING:
     from dem_build.data.turns import Turn
     from dem_build.model.tokenizer import BaseTokenizer
 
-__all__ = [
-    "Answered",
-    "Sampling",
-    "answer_prompt",
-    "continued",
-    "likeliest",
-    "plain_generation",
-    "prompt_of",
-    "stops_of",
-]
-
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"
 """What the bytes of a character are decoded to before its last one is there."""
 BEFORE = 32

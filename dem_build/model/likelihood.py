@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
     Change: TypeAlias = "Callable[[torch.Tensor], torch.Tensor]"
 
-__all__ = ["MOST_LOGITS", "look_at_logits", "row_losses", "row_nll", "token_nll"]
-
 MOST_LOGITS = 1 << 28
 """Logits that are made at once: 1 GiB of float32. Fewer would cost time, and the layers' activations take as much."""
 

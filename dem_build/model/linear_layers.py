@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel
 
-__all__ = ["OTHER_TARGETS", "linear_places", "linear_targets", "places_of"]
-
 ALL_LINEAR = "all-linear"
 OTHER_TARGETS = 'name other modules in lora_target_modules, or train with method = "full"'
 

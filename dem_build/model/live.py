@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from dem_build.checkpoint.header import TensorSpec
     from dem_build.digest import JSON, Digest
 
-__all__ = ["LiveModel", "ModelFiles", "Omegas", "load_live"]
-
 Omegas = dict["Digest", "float | dict[str, float]"]
 """ω of each vector, by its digest: a number, or one for each layer."""
 

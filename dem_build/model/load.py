@@ -25,15 +25,6 @@ if TYPE_CHECKING:
 
     from dem_build.step import Context, Inputs
 
-__all__ = [
-    "OUT_OF_MEMORY_HINT",
-    "evaluated_model",
-    "load_model",
-    "quiet",
-    "refuse_partial",
-    "surroundings",
-]
-
 OUT_OF_MEMORY_HINT = (
     "lower eval_batch_size in the machine file; where that is 1, dtype in [compose] or max_length"
 )

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from dem_build.checkpoint.header import TensorInfo
     from dem_build.checkpoint.reader import Checkpoint
 
-__all__ = ["MappedTensors", "MappedVector", "mapped"]
-
 CPU = torch.device("cpu")
 PIECE = 1 << 18  # elements that are looked at at a time
 DTYPES: Mapping[str, torch.dtype] = MappingProxyType(

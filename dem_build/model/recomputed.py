@@ -11,8 +11,6 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["recompute_layers"]
-
 
 def recompute_layers(model: PreTrainedModel) -> None:
     """Have each layer keep its input alone, and compute the rest again: the same numbers for less memory and more time.

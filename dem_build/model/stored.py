@@ -16,15 +16,6 @@ if TYPE_CHECKING:
 
     from dem_build.digest import Digest
 
-__all__ = [
-    "PreTrainedModel",
-    "PreTrainedTokenizerBase",
-    "Tensors",
-    "pretrained",
-    "pretrained_tokenizer",
-    "vector_tensors",
-]
-
 Tensors: TypeAlias = dict[str, torch.Tensor]
 
 

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
     from dem_build.data.turns import Turn
 
-__all__ = ["BaseTokenizer"]
-
 
 class BaseTokenizer:
     """A tokenizer with an EOS, whose chat templates print a fixed date.

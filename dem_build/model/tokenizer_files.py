@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
     from dem_build.digest import JSON
 
-__all__ = ["UNLOADABLE", "differing", "load_tokenizer", "probe", "same_ids", "settle", "write_json"]
-
 UNLOADABLE = (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError)
 """What transformers raises of files that are no tokenizer."""
 

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel
 
-__all__ = ["TensorGroup", "WeightLayout", "named_weights", "published_tensors"]
-
 # Its functions carry no types.
 _loading: Any = core_model_loading
 _mapping: Any = conversion_mapping

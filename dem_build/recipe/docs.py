@@ -12,30 +12,28 @@ from pydantic.fields import FieldInfo
 
 from dem_build.actions.compose.methods import METHODS, Method
 from dem_build.machine import Machine, Remote, Submit
-from dem_build.recipe import schema
+from dem_build.recipe import schema, sections
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from pydantic import BaseModel
 
-__all__ = ["EXAMPLES", "MACHINE_EXAMPLE", "markdown"]
-
 SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("## `[base]`", schema.Base),
-    ("## `[train]`", schema.Train),
+    ("## `[train]`", sections.Train),
     ("## `[datasets.NAME]`", schema.Dataset),
     ("### A part of a dataset", schema.DatasetPart),
     ("## `[probes.NAME]`", schema.Probe),
     ("## `[vectors.NAME]`", schema.Vector),
     ("## `[trunk]`", schema.Trunk),
     ("## `[compose]`", schema.Compose),
-    ("## `[tune]`", schema.Tune),
+    ("## `[tune]`", sections.Tune),
     ("## `[heal]`", schema.Heal),
-    ("## `[analysis]`", schema.Analysis),
-    ("## `[evaluate]`", schema.Evaluate),
-    ("### A task of `[evaluate]`", schema.Task),
-    ("## `[[gates]]`", schema.Gate),
+    ("## `[analysis]`", sections.Analysis),
+    ("## `[evaluate]`", sections.Evaluate),
+    ("### A task of `[evaluate]`", sections.Task),
+    ("## `[[gates]]`", sections.Gate),
     ("## `[baselines.NAME]`", schema.Baseline),
 )
 WORDS = {str: "text", int: "whole number", float: "number", bool: "true or false", Any: "any value"}
@@ -121,7 +119,7 @@ chat_template = "chat.jinja"
 pad_token = "<pad>"
 added_tokens = ["<pad>", "<tool>"]
 """,
-    schema.Train: """\
+    sections.Train: """\
 [train]
 learning_rate = 2e-5
 num_train_epochs = 1
@@ -187,24 +185,24 @@ train = { max_steps = 40, learning_rate = 7e-6 }
 method = "dem"
 dtype = "bfloat16"
 """,
-    schema.Tune: """\
+    sections.Tune: """\
 [tune]
 search = "gradient"
 objective = "gain"
 importance = { math = 2.0 }
 """,
-    schema.Analysis: """\
+    sections.Analysis: """\
 [analysis]
 response = [0.0, 0.25, 0.5, 1.0, 1.5]
 """,
-    schema.Evaluate: """\
+    sections.Evaluate: """\
 [evaluate]
 tasks = ["arc_easy", { name = "math_words", num_fewshot = 4, limit = 200, apply_chat_template = true }]
 include_path = "tasks"
 models = ["composed", "base", "mix"]
 prompts = ["What is 12 times 12?", "Write a haiku about rain."]
 """,
-    schema.Gate: """\
+    sections.Gate: """\
 [[gates]]
 task = "math_words"
 metric = "acc"

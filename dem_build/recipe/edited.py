@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from dem_build.recipe.toml import Key, Statement
 
-__all__ = ["table_text", "value_text", "with_omegas", "with_table", "without_table"]
-
 ORDER = ("name", "base", "train", "datasets", "vectors", "probes")
 """Sections that a new table comes after, where the recipe has none of its own section yet."""
 

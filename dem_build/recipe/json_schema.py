@@ -13,8 +13,6 @@ from dem_build.recipe.schema import NAME, Recipe
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-__all__ = ["SCHEMAS", "json_schema"]
-
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 SCHEMAS: dict[str, tuple[type[BaseModel], str]] = {
     "recipe": (Recipe, "A recipe of dem"),

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from dem_build.recipe.toml import Key
 
-__all__ = ["checked", "load_recipe", "read_recipe"]
-
 DOUBTED: Mapping[str | int, int] = MappingProxyType({"base": 2, "vectors": 2, "datasets": 3, "probes": 3})
 """Section → how much of it a mistake puts in doubt: so many parts of the mistake's key; else the whole section."""
 

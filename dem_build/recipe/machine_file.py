@@ -15,8 +15,6 @@ from dem_build.recipe.messages import mistakes_of
 if TYPE_CHECKING:
     from dem_build.recipe.messages import Mistake
 
-__all__ = ["cache_folder", "load_machine", "remotes_of", "work_folder"]
-
 _VARIABLES = {"url": "DEM_REMOTE", "read": "DEM_REMOTE_READ", "write": "DEM_REMOTE_WRITE"}
 
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from dem_build.machine import Machine
-from dem_build.recipe.schema import Dataset, Evaluate, Train
-from dem_build.recipe.sections import is_tag
+from dem_build.recipe.schema import Dataset
+from dem_build.recipe.sections import Evaluate, Train, is_tag
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
     from dem_build.recipe.toml import Key
-
-__all__ = ["Mistake", "any_of", "listed", "mistakes_in", "mistakes_of", "nearest"]
 
 # What other tools call the same: transformers and TRL, axolotl (`sequence_len`), LLaMA-Factory (`cutoff_len`), mergekit
 # (`merge_method`, `out_dtype`).

@@ -10,8 +10,6 @@ from dem_build.recipe.toml import dotted, key_parts
 if TYPE_CHECKING:
     from dem_build.recipe.toml import Key
 
-__all__ = ["OverrideError", "override"]
-
 _ONE_CHOICE = {"num_train_epochs": "max_steps", "max_steps": "num_train_epochs"}
 
 

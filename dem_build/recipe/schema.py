@@ -17,8 +17,6 @@ from dem_build.actions.compose.methods import EDIT, METHODS
 from dem_build.errors import Problem
 from dem_build.paths import absolute, expanded
 from dem_build.recipe.sections import (
-    BASE_REVISION,
-    IDLE,
     Analysis,
     Dtype,
     Evaluate,
@@ -27,7 +25,6 @@ from dem_build.recipe.sections import (
     Salt,
     Share,
     Table,
-    Task,
     Text,
     Train,
     Tune,
@@ -35,32 +32,6 @@ from dem_build.recipe.sections import (
     shapes,
 )
 from dem_build.recipe.toml import Origin, parsed
-
-__all__ = [
-    "BASE_REVISION",
-    "IDLE",
-    "NAME",
-    "Analysis",
-    "Base",
-    "Baseline",
-    "Compose",
-    "Dataset",
-    "DatasetPart",
-    "Evaluate",
-    "Gate",
-    "Heal",
-    "Mixture",
-    "Probe",
-    "Recipe",
-    "RowSource",
-    "Source",
-    "SplitName",
-    "Task",
-    "Train",
-    "Trunk",
-    "Tune",
-    "Vector",
-]
 
 NAME = re.compile(r"[A-Za-z0-9_-]+")
 """What is a name."""

@@ -7,27 +7,6 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
-__all__ = [
-    "BASE_REVISION",
-    "IDLE",
-    "Analysis",
-    "Dtype",
-    "Evaluate",
-    "Gate",
-    "Omega",
-    "Salt",
-    "Share",
-    "Table",
-    "Task",
-    "Text",
-    "Train",
-    "Tune",
-    "VectorDtype",
-    "is_tag",
-    "shapes",
-    "with_one_length",
-]
-
 
 def shapes(expected: str, word: str | None = None) -> Discriminator:
     """Choose a branch of a union by the TOML shape of the value, so that an error is that branch's alone.

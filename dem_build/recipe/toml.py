@@ -22,25 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-__all__ = [
-    "MOST_BYTES",
-    "TOO_DEEP",
-    "Key",
-    "Origin",
-    "Statement",
-    "dotted",
-    "frozen",
-    "key_parts",
-    "line_of",
-    "load",
-    "locate",
-    "parse",
-    "parsed",
-    "read",
-    "statements",
-    "too_deep",
-]
-
 Key: TypeAlias = tuple[str | int, ...]
 
 MOST_BYTES = 1_000_000

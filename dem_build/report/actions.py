@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     MakeSection: TypeAlias = Callable[[ReportInputs], Section | None]
 
-__all__ = ["READERS", "lines_after_results", "lines_before_results", "sections"]
-
 JSON_ORDER = ("choose", "tune", "match", "analysis", "response", "ladder", "tsne", "sample")
 PAGE_ORDER = ("sample", "choose", "match", "tune", "response", "ladder", "analysis", "tsne", "finetune")
 """Folders whose order differs from that of `SPECS`; others come after them."""

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from dem_build.graph import Graph
     from dem_build.store import Record
 
-__all__ = ["Entered", "Withdrawn", "attestation", "entered", "parse_withdrawn", "withdrawn_of"]
-
 
 @dataclass(frozen=True)
 class Withdrawn:

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from dem_build.report.inputs import BuildRecords
     from dem_build.store import Record
 
-__all__ = ["Mixture", "RecordedBaseline", "mixture_of", "read_baselines"]
-
 
 @dataclass(frozen=True)
 class Mixture:

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from dem_build.report.results import Results
     from dem_build.store import Record
 
-__all__ = ["card"]
-
 FRONT_MATTER = """\
 library_name: transformers
 pipeline_tag: text-generation

@@ -24,35 +24,6 @@ if TYPE_CHECKING:
 
     from dem_build.report.results import Metrics, Results
 
-__all__ = [
-    "BASE",
-    "COMPOSED",
-    "COUNTS",
-    "LOSS",
-    "LOSS_TASK",
-    "STDERR",
-    "Change",
-    "Measurement",
-    "MetricRow",
-    "Scale",
-    "Trend",
-    "above",
-    "clear",
-    "difference",
-    "falls",
-    "gains",
-    "has_few_rows",
-    "losses_of",
-    "lower_is_better",
-    "mean",
-    "measure_of",
-    "model_names",
-    "rows",
-    "scales",
-    "subject",
-    "trend_of",
-]
-
 BASE = "base"
 COMPOSED = "composed"
 LOSS_TASK = "loss:"

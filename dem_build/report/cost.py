@@ -25,21 +25,6 @@ if TYPE_CHECKING:
     from dem_build.report.mixing_cost import MixingCost
     from dem_build.store import Record
 
-__all__ = [
-    "DEM",
-    "BuildCost",
-    "Cost",
-    "Part",
-    "Seconds",
-    "Spent",
-    "by_device",
-    "on_devices",
-    "part_of",
-    "read_costs",
-    "rounded",
-    "spent",
-]
-
 CPU = "cpu"
 UNKNOWN = "a device that was not recorded"
 Seconds = dict[str, float]

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from dem_build.report.gates import GateResult
     from dem_build.report.results import Results
 
-__all__ = ["build_document", "failure_document", "plan_document", "results_document"]
-
 
 def plan_document(recipe: Path | str, plan: Plan) -> dict[str, JSON]:
     """The document of `dem plan --json`."""

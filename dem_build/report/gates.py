@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dem_build.recipe.schema import BASE_REVISION
+from dem_build.recipe.sections import BASE_REVISION
 from dem_build.report.comparison import BASE, COMPOSED, difference, lower_is_better, subject
 from dem_build.report.quantities import decimals
 
@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from dem_build.recipe import Gate
     from dem_build.report.results import Results
-
-__all__ = ["GateResult", "Reference", "check"]
 
 # 0.30 - 0.29 is above 0.01 in binary: a bound that is met exactly in decimals must not fail.
 SLACK = 1e-9

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
 
     Metrics = dict[str, float]
 
-__all__ = ["group_directions", "group_scores"]
-
 STDERR = "_stderr"
 SAMPLES = "samples"
 

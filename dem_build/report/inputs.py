@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from dem_build.report.results import Results
     from dem_build.store import Record
 
-__all__ = ["BuildRecords", "Reader", "ReportInputs", "base_name", "is_drawn", "mark_of", "reads"]
-
 MARK = "<!-- dem-report {} -->\n"
 PAGE = 4
 """Raised where a page says something else of the same records: those that lie in `out/` are drawn again."""

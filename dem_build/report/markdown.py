@@ -18,16 +18,6 @@ if TYPE_CHECKING:
     from dem_build.report.comparison import Change, Measurement
     from dem_build.report.results import Results
 
-__all__ = [
-    "baselines_list",
-    "code",
-    "escape",
-    "results_table",
-    "samples_table",
-    "stages_list",
-    "table",
-]
-
 CELL = 160  # characters of an answer in a table
 ZERO_WIDTH = "\N{ZERO WIDTH SPACE}"
 # `~` strikes through, `!` begins an image and `$` a formula, all of which GitHub's Markdown has.

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from dem_build.graph import Graph
     from dem_build.report.cost import Cost
 
-__all__ = ["EditCost", "MixingCost", "RouteCost", "build_cost", "times"]
-
 OF_A_VECTOR = ("extract", "gram")
 """Kinds of which a vector has an action of its own."""
 FEWEST = 2

@@ -4,18 +4,6 @@ from __future__ import annotations
 
 import math
 
-__all__ = [
-    "between",
-    "count",
-    "decimals",
-    "duration",
-    "percent",
-    "plus_minus",
-    "signed",
-    "size",
-    "with_error",
-]
-
 DECIMALS = 3
 KILO = 1000.0
 

@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from dem_build.report.stages import Stage
     from dem_build.store import Record
 
-__all__ = ["READ", "Metrics", "Results", "collect", "digest_of"]
-
 MODEL = "model"
 METRICS = "metrics"
 ROWS = "rows"

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from dem_build.report.baselines import Mixture
     from dem_build.report.inputs import BuildRecords
 
-__all__ = ["Stage", "read_stages"]
-
 
 @dataclass(frozen=True)
 class Stage:

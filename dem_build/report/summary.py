@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from dem_build.report.gates import GateResult
     from dem_build.report.results import Results
 
-__all__ = ["summary"]
-
 
 def summary(name: str, outcome: Outcome, results: Results, gates: Iterable[GateResult] = ()) -> str:
     """The summary of a build, as Markdown."""

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["JOINERS", "Line", "clean", "joined", "printable", "printable_lines"]
-
 Line: TypeAlias = "Sequence[str | tuple[str, str]]"
 """A line for a terminal, in parts that are plain or (text, style of rich). Text from outside is `joined` already."""
 

@@ -46,8 +46,6 @@ if TYPE_CHECKING:
     from dem_build.report.gates import GateResult
     from dem_build.report.results import Results
 
-__all__ = ["BuildVerdict", "Finding", "Rival", "judge", "measured"]
-
 GAIN = "mean gain recovered"
 MEAN_LOSS = "mean test loss"
 MOST_NAMED = 4

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from dem_build.review.document import GateVerdict, Metric, Review, ToldDue, ToldReason, Trouble, Weakened
 
-__all__ = ["MARKER", "MOST_CHARACTERS", "comment", "probability", "verdict"]
-
 MARKER = "<!-- dem ci -->"
 """The first line, by which the comment is found that is to be replaced."""
 MOST_CHARACTERS = 65_536

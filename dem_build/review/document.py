@@ -15,26 +15,6 @@ from dem_build.compare.keys import Standing
 from dem_build.errors import GRAVITY, UsageError
 from dem_build.report.comparison import Trend
 
-__all__ = [
-    "MOST_BYTES",
-    "MOST_RECIPES",
-    "AskedPrompt",
-    "GateVerdict",
-    "KeyChange",
-    "Metric",
-    "Omega",
-    "RecipeReview",
-    "Review",
-    "ToldChange",
-    "ToldDue",
-    "ToldMistake",
-    "ToldReason",
-    "Trouble",
-    "Weakened",
-    "read_review",
-    "shown",
-]
-
 MOST_BYTES = 4_000_000
 MOST_TEXT = 4000
 MOST_RECIPES = 500

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from dem_build.review.repository import GitBlob, Repository
 
-__all__ = ["RecipeFile", "RecipePair", "is_recipe", "pair_recipes", "recipes_at"]
-
 MOST_LOCK = 50_000_000
 """Bytes of a lock; a larger file is none."""
 _TABLES = ("datasets", "vectors")

@@ -20,15 +20,6 @@ if TYPE_CHECKING:
     from dem_build.digest import JSON
     from dem_build.review.document import RecipeReview, Review
 
-__all__ = [
-    "annotation_lines",
-    "append_summary",
-    "commands_stopped",
-    "from_fork",
-    "in_actions",
-    "write_outputs",
-]
-
 _LEVELS = ("error", "warning", "notice")
 
 

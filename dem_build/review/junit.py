@@ -11,8 +11,6 @@ if TYPE_CHECKING:
 
     from dem_build.review.document import RecipeReview, Review
 
-__all__ = ["junit"]
-
 # What XML 1.0 has no way to write.
 _NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 

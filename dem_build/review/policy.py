@@ -14,8 +14,6 @@ from dem_build.errors import Problem, RecipeError
 from dem_build.recipe import toml
 from dem_build.recipe.messages import mistakes_of
 
-__all__ = ["POLICY", "ReviewPolicy", "Untrusted", "read_policy"]
-
 POLICY = "dem-ci.toml"
 """Where it lies, from the root of the repository."""
 

@@ -13,8 +13,6 @@ from pathlib import Path
 
 from dem_build.errors import UsageError
 
-__all__ = ["GitBlob", "Repository"]
-
 REGULAR = ("100644", "100755")
 _NO_GIT = "a revision is one of a git repository: call dem in one"
 _SHALLOW = "fetch the history too: `fetch-depth: 0` of actions/checkout, or `git fetch --unshallow`"

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from dem_build.recipe import Recipe
     from dem_build.review.repository import GitBlob, Repository
 
-__all__ = ["Digests", "stale"]
-
 _POINTER = re.compile(rb"version https://git-lfs\.github\.com/spec/v1\n(?:.*\n)*?oid sha256:([0-9a-f]{64})\n")
 MOST_POINTER = 1024
 MOST_LINKS = 40

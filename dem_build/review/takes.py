@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from dem_build.plan import Plan
     from dem_build.recipe import Recipe, Train
 
-__all__ = ["takes_of"]
-
 BLOCK = 1 << 20
 STATE = 12 / 2
 """A checkpoint's bytes for each byte of a base in bfloat16: weights in float32, and AdamW's two moments."""

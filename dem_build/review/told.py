@@ -31,9 +31,6 @@ if TYPE_CHECKING:
     from dem_build.graph import Graph
     from dem_build.report.gates import GateResult
 
-__all__ = ["changed_datasets", "references", "tell_actions", "tell_gates", "tell_keys", "tell_metrics", "tell_omega",
-           "tell_prompts", "tell_reasons"]  # fmt: skip
-
 MOST = 1000
 PROMPTS = 3
 NAME = 1000

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from dem_build.review.policy import Untrusted
     from dem_build.review.repository import GitBlob
 
-__all__ = ["Boundary", "Takes", "refuse_excess", "refuse_names", "refuse_sources", "without_tokens"]
-
 INSIDE = "name a file of the repository; see docs/ci.md for what a stranger's recipe may read"
 LISTED = "a maintainer adds it to `hub` in dem-ci.toml, on the branch that this is to be merged into"
 CODE = "local task files are code, which runs for members of the project alone"

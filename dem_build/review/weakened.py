@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from dem_build.report.gates import Reference
     from dem_build.report.results import Results
 
-__all__ = ["bounds", "weakened"]
-
 
 def weakened(
     before: Sequence[Gate],

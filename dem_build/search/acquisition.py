@@ -22,15 +22,6 @@ if TYPE_CHECKING:
     from dem_build.search.problem import Sample, SearchProblem, Vector
     from dem_build.search.surrogate import Surrogate
 
-__all__ = [
-    "expected_improvement",
-    "most_expected",
-    "most_promised",
-    "promised",
-    "promised_best",
-    "score_doubt",
-]
-
 ITERATIONS = 60
 # About its minimum a score of curvature 1 rises by this where ω is off by 4.5e-5, half of the last decimal of an ω.
 PRECISION = 1e-9

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from dem_build.search.problem import Found, Sample, SearchProblem, Vector
 
-__all__ = ["Intervals", "intervals", "spread"]
-
 # Each draw is a descent of the models or several. Of 200 the expanded percentiles of 16 blocks, 1.4 and 98.6 %, lie
 # between the third and the fourth draw from either end: of fewer they would be the outermost ones.
 DRAWS = 200

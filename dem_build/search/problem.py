@@ -22,19 +22,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = [
-    "DECIMALS",
-    "Found",
-    "Objective",
-    "Oracle",
-    "Sample",
-    "SearchProblem",
-    "Vector",
-    "gain_scale",
-    "mean_losses",
-    "ratio_stderr",
-]
-
 Vector: TypeAlias = "NDArray[np.float64]"
 
 DECIMALS = 4

@@ -35,16 +35,6 @@ if TYPE_CHECKING:
 
     from dem_build.search.problem import Sample, SearchProblem, Vector
 
-__all__ = [
-    "SEARCHES",
-    "coordinate_search",
-    "gradient_search",
-    "grid_search",
-    "search",
-    "single_search",
-    "softmax_start",
-]
-
 MOST_STEPS = 16
 # At other places than where a descent went, of a search with gradients. On made-up losses (`bench/basins.py`) one
 # descent finds the best basin in 0.875 of them, with up to six looks in 0.94 to 0.95, with nine in 0.96 to 0.97.

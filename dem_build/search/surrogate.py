@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from dem_build.search.problem import Sample, SearchProblem, Vector
 
-__all__ = ["Design", "Surrogate", "observations"]
-
 # Of ℓ, for one ω; in k dimensions √k times that, as the distance of places whose ω all differ by as much. With half of
 # the shortest, that is the one which the likelihood chose of real losses, and every look elsewhere went astray.
 LENGTHS = (0.35, 0.7, 1.4, 2.8, 5.6)

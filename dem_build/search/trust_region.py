@@ -19,19 +19,6 @@ if TYPE_CHECKING:
 
     from dem_build.search.problem import Sample, SearchProblem, Vector
 
-__all__ = [
-    "APART",
-    "NEARLY",
-    "RADIUS",
-    "WORTH_A_LOOK",
-    "descend",
-    "distance",
-    "hopeless",
-    "nearest_with_slopes",
-    "seen",
-    "step",
-]
-
 RADIUS = 0.25  # of the first region, as a share of the bounds' width
 LEAST_RADIUS = 0.01
 # Share of what was promised that came true, above and below which the region does so, as in J. Nocedal and S. J.

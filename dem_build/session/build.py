@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from dem_build.session.session import Call, Session
     from dem_build.store.remote.leases import RemoteLeases
 
-__all__ = ["Built", "Follower", "building", "refuse_plan", "run_plan"]
-
 MOST_RUNS = 4  # of one plan, each after damage that the one before it met at its end
 
 

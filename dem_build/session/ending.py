@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from dem_build.session.session import Session
     from dem_build.store import Record
 
-__all__ = ["Ending", "conclude", "draw_report", "read_results", "report_inputs"]
-
 REPORT = "report.html"
 
 

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from dem_build.session.session import Session
     from dem_build.session.under_way import UnderWay
 
-__all__ = ["Outlook", "look_ahead"]
-
 
 @dataclass(frozen=True)
 class Outlook:

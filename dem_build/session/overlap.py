@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from dem_build.session.session import Session
     from dem_build.store import Record, Store
 
-__all__ = ["count_shared", "is_overlap", "recorded_shared", "shared_documents", "shared_of"]
-
 MARK = 16
 COUNTED = 2
 """What is counted: 1 was train splits alone. A root that says less has other marks."""

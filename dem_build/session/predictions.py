@@ -28,16 +28,6 @@ if TYPE_CHECKING:
     from dem_build.digest import Digest
     from dem_build.store import Record, Store
 
-__all__ = [
-    "Foretold",
-    "HeldPrediction",
-    "agreeing",
-    "earlier_predictions",
-    "how_they_held",
-    "prediction_of",
-    "rank_correlation",
-]
-
 ALL = ""
 """Under which ω of all layers stands: no layer is called so."""
 FEWEST = 3

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from dem_build.session.session import Session
     from dem_build.store import Record
 
-__all__ = ["origin_of", "parts_of", "recorded", "verdict_of", "why_lines"]
-
 
 def verdict_of(session: Session, name: str) -> Verdict:
     """What the plan says of an action.

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from dem_build.session.session import Call, Session
     from dem_build.store import Record
 
-__all__ = ["Scored", "run_scoring", "scoring"]
-
 
 @dataclass(frozen=True)
 class Scored:

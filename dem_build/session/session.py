@@ -46,22 +46,6 @@ if TYPE_CHECKING:
     from dem_build.plan import Lookup, Plan
     from dem_build.recipe import Recipe
 
-__all__ = [
-    "Call",
-    "Planned",
-    "Session",
-    "Workplace",
-    "checked",
-    "last_root",
-    "not_locked",
-    "open_session",
-    "open_shared",
-    "open_store",
-    "open_workplace",
-    "planned",
-    "session_of",
-]
-
 REFRESH_SECONDS = 3600
 """How old a root that needs no change may be before a build that has nothing to do writes it again: its time tells a
 collection when what it names was used."""

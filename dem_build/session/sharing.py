@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from dem_build.store.remote.push import Pusher
     from dem_build.store.remote.reader import RemoteReader
 
-__all__ = ["Pushing", "Sharing", "Voice", "Warned"]
-
 QUIET_SECONDS = 2.0
 SPOKEN_SECONDS = 30.0
 

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     Known = Mapping[str, Mapping[str, Output]]
 
-__all__ = ["Omega", "counts", "live_model", "method_params", "named_omegas", "recorded_outputs", "terms_of"]
-
 Omega = float | dict[str, float]
 """ω of a vector: a number, or one for each layer, as a search may find them."""
 

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from dem_build.plan import Plan
     from dem_build.store import Store
 
-__all__ = ["UnderWay", "under_way"]
-
 
 @dataclass(frozen=True)
 class UnderWay:

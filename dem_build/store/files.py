@@ -24,34 +24,6 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import BinaryIO
 
-__all__ = [
-    "FULL",
-    "LOCK_SECONDS",
-    "NotAFileError",
-    "ReadAhead",
-    "acquire",
-    "beside",
-    "changing",
-    "copy",
-    "exclusively",
-    "explained",
-    "in_parallel",
-    "make_folder",
-    "move_back",
-    "nonce",
-    "overwrite",
-    "read_bytes",
-    "read_document",
-    "replace_file",
-    "share",
-    "swap_in",
-    "sync_file",
-    "sync_folder",
-    "take",
-    "write_new",
-    "writing",
-]
-
 T = TypeVar("T")
 U = TypeVar("U")
 

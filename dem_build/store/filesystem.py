@@ -11,8 +11,6 @@ from typing import NamedTuple
 
 from dem_build.store import files
 
-__all__ = ["Abilities", "abilities"]
-
 
 class Abilities(NamedTuple):
     """What a file system was seen to do.

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from dem_build.store.local import CacheLayout
     from dem_build.store.objects import Objects
 
-__all__ = ["Views", "WorkFolders"]
-
 
 class Views:
     """Shows outputs under the names that readers expect."""

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
     from dem_build.digest import Digest
 
-__all__ = ["Hashed", "Hints", "hash_file"]
-
 T = TypeVar("T")
 
 # Of the process, and held while it is copied: SQLite has locks of its own, which would stay locked in a copy if another

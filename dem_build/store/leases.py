@@ -27,19 +27,6 @@ if TYPE_CHECKING:
     from dem_build.digest import JSON, Digest
     from dem_build.store.local import CacheLayout
 
-__all__ = [
-    "HEARTBEAT_SECONDS",
-    "SILENT_SECONDS",
-    "Heartbeat",
-    "Holder",
-    "Lease",
-    "Leases",
-    "clock",
-    "has_died",
-    "is_alive",
-    "parse_holder",
-]
-
 HEARTBEAT_SECONDS = 10.0
 SILENT_SECONDS = 300.0
 _VERSION = "dem-lease"

@@ -28,20 +28,6 @@ if TYPE_CHECKING:
 
     from dem_build.digest import Digest
 
-__all__ = [
-    "DIGESTS",
-    "DOCUMENT",
-    "FORMAT",
-    "NONCE",
-    "PARTIAL",
-    "CacheLayout",
-    "Documents",
-    "ObjectFiles",
-    "open_layout",
-    "strays",
-    "trash_name",
-]
-
 FORMAT = 1
 
 # The names that a store gives, beside digests; what else lies in its folders is somebody's.

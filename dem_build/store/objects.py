@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from dem_build.store.remote.reader import RemoteReader
     from dem_build.store.uses import Uses
 
-__all__ = ["ObjectFault", "Objects"]
-
 
 @dataclass(frozen=True)
 class ObjectFault:

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from dem_build.store.remote.reader import RemoteReader
     from dem_build.store.uses import Uses
 
-__all__ = ["Away", "NewerRecordError", "Record", "Records", "parse_record", "read_record"]
-
 RECORD_VERSION = 2
 UNSEALED_VERSION = 1  # what versions of dem before the seal wrote; such records count as long as they parse
 MOST_COUNTED = 2**53  # larger ones a float does not count one by one

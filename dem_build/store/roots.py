@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from dem_build.digest import JSON, Digest
     from dem_build.store.local import CacheLayout
 
-__all__ = ["DROPPED", "END_OF_TIME", "Root", "Roots"]
-
 DROPPED = "dropped"
 END_OF_TIME = 1e12
 """Seconds since 1970 that no root was used at: what is not below is no time."""

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from dem_build.digest import JSON
 
-__all__ = ["FIELD", "read_sealed", "sealed"]
-
 FIELD = "seal"
 _END = b'"\n}'
 _SIZE = len(f',\n "{FIELD}": "') + 64 + len(_END)

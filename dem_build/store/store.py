@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from dem_build.store.remote.reader import RemoteReader
     from dem_build.store.verify import Damage
 
-__all__ = ["Store"]
-
 
 class Store:
     """A cache folder: objects named by content, and the records that say which action made them.

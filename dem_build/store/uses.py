@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from dem_build.digest import Digest
     from dem_build.store.local import CacheLayout
 
-__all__ = ["Uses", "read_uses"]
-
 _VERSION = "dem-uses"
 
 

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from dem_build.store.objects import Objects
     from dem_build.store.records import Record, Records
 
-__all__ = ["Damage", "verify"]
-
 _BATCH_BYTES = 1 << 30
 _QUARANTINED = "now in quarantine"
 _LEFT = "it could not be moved to quarantine"

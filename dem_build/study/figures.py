@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from dem_build.report.html.blocks import Section
     from dem_build.report.inputs import ReportInputs
 
-__all__ = ["Figure", "Figures"]
-
 
 @dataclass(frozen=True)
 class Figure:

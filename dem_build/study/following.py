@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from dem_build.plan import Plan, Verdict
     from dem_build.session.build import Follower
 
-__all__ = ["follower"]
-
 
 def follower(*, progress: bool) -> Follower:
     """Who follows a build: in a notebook its output, elsewhere stderr; without progress nobody."""

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-__all__ = ["frame"]
-
 
 def frame(
     columns: Sequence[str], rows: Iterable[Sequence[Any]], *, whole: Sequence[str] = ()

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from dem_build.digest import JSON
     from dem_build.session.outlook import Outlook
 
-__all__ = ["Explanation", "PlannedAction", "StudyPlan"]
-
 
 @dataclass(frozen=True)
 class PlannedAction:

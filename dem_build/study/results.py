@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from dem_build.report.verdict import BuildVerdict
     from dem_build.session.build import Built
 
-__all__ = ["StudyBuild", "StudyResults"]
-
 
 class StudyResults:
     """What is recorded of a recipe, as of when it was read.

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from dem_build.session.session import Session
     from dem_build.study.figures import Figures
 
-__all__ = ["Study", "load"]
-
 OFFLINE = "HF_HUB_OFFLINE"
 
 

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from os import PathLike
 
-    from dem_build.model.stored import PreTrainedModel, PreTrainedTokenizerBase, Tensors
-    from dem_build.session.session import Session
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["StoredModel", "StoredVector"]
+    from dem_build.model.stored import Tensors
+    from dem_build.session.session import Session
 
 LOADED = frozenset({*TOKENIZER_FILES, ADAPTER_CONFIG, GENERATION_CONFIG})
 """Files beside the weights that `from_pretrained` heeds."""

@@ -11,8 +11,9 @@ from dem_build.compare import Basis, Standing
 from dem_build.report import quantities
 from dem_build.report.comparison import Trend, subject
 from dem_build.report.cost import on_devices
+from dem_build.report.text import joined
 from dem_build.view.results import TREND_STYLES
-from dem_build.view.text import MARKS, STYLES, columns, hang, joined, say, shorten
+from dem_build.view.text import MARKS, STYLES, columns, hang, say, shorten
 from dem_build.wording import counted, first_of, together
 
 if TYPE_CHECKING:
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from dem_build.compare import CauseOfChange, GateChange, MetricChange, SideBySide, SideCost
     from dem_build.compare.weights import WeightsChange
     from dem_build.report.gates import GateResult
-
-__all__ = ["diff_lines"]
 
 NAMES_SHOWN = 6
 LAYERS_SHOWN = 5

@@ -9,8 +9,6 @@ from dem_build.view.lines import PlainListener
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["make_listener"]
-
 
 def make_listener(console: Console) -> PlainListener:
     """What follows a build on this console: live on a terminal, plain lines elsewhere.

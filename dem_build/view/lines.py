@@ -13,8 +13,9 @@ from rich.text import Text
 from dem_build.json_text import number
 from dem_build.plan import Status
 from dem_build.report import quantities
+from dem_build.report.text import clean, joined
 from dem_build.view.plan import name_width, plan_table
-from dem_build.view.text import MARKS, STYLES, clean, hang, joined, say, say_warning, shorten
+from dem_build.view.text import MARKS, STYLES, hang, say, say_warning, shorten
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from dem_build.engine.outcome import Result
     from dem_build.plan import Plan, Verdict
     from dem_build.store import Record
-
-__all__ = ["PlainListener", "Progress"]
 
 # A rate from less than this is a guess that jumps.
 SETTLED_SECONDS = 2.0

@@ -12,8 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from dem_build.report import quantities
+from dem_build.report.text import joined
 from dem_build.view.lines import PlainListener
-from dem_build.view.text import MARKS, STYLES, joined, shorten
+from dem_build.view.text import MARKS, STYLES, shorten
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from dem_build.engine.outcome import Result
     from dem_build.plan import Plan, Verdict
     from dem_build.view.lines import Progress
-
-__all__ = ["MOST_WAITING", "LiveListener"]
 
 REFRESH_PER_SECOND = 8
 BAR = (8, 28)

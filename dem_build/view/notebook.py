@@ -16,8 +16,6 @@ from dem_build.view.page import FORMAT, drained, paper, text_of
 if TYPE_CHECKING:
     from dem_build.plan import Plan
 
-__all__ = ["NotebookListener"]
-
 SECONDS = 0.5
 """Between two drawings."""
 MOST_LINES = 400

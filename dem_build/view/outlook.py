@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from dem_build.report.text import joined
 from dem_build.view.overlap import say_shared
 from dem_build.view.plan import (
     absent_lines,
@@ -16,14 +17,12 @@ from dem_build.view.plan import (
     rowless_lines,
     unevaluated_line,
 )
-from dem_build.view.text import joined, say
+from dem_build.view.text import say
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from dem_build.session.outlook import Outlook
-
-__all__ = ["outlook_lines"]
 
 
 def outlook_lines(outlook: Outlook, console: Console) -> None:

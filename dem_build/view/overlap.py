@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dem_build.view.text import joined, say
+from dem_build.report.text import joined
+from dem_build.view.text import say
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -12,8 +13,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from dem_build.data.splits import Shared
-
-__all__ = ["say_shared"]
 
 
 def say_shared(found: Iterable[Shared], console: Console) -> None:

@@ -12,8 +12,6 @@ from rich.console import Console
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["FORMAT", "drained", "page_of", "paper", "text_of"]
-
 WIDTH = 110
 FORMAT = (
     '<pre class="dem" style="margin:0;padding:0;white-space:pre;overflow-x:auto;line-height:1.4;border:0;'

@@ -11,7 +11,8 @@ from dem_build.actions import KINDS
 from dem_build.actions.match.spec import rowless
 from dem_build.plan import Status, Why
 from dem_build.report import quantities
-from dem_build.view.text import MARKS, STYLES, joined, say, shorten
+from dem_build.report.text import joined
+from dem_build.view.text import MARKS, STYLES, say, shorten
 from dem_build.wording import counted, first_of
 
 if TYPE_CHECKING:
@@ -25,20 +26,6 @@ if TYPE_CHECKING:
     from dem_build.graph import Graph
     from dem_build.plan import Plan, Reason, Verdict
     from dem_build.session.under_way import UnderWay
-
-__all__ = [
-    "absent_lines",
-    "begun_lines",
-    "budget_lines",
-    "estimate_lines",
-    "inherited_rates_line",
-    "memory_lines",
-    "name_width",
-    "plan_table",
-    "recipe_line",
-    "rowless_lines",
-    "unevaluated_line",
-]
 
 FOLD_FROM = 4
 WAITS_SHOWN = 3

@@ -11,8 +11,9 @@ from dem_build.report import comparison, quantities
 from dem_build.report.comparison import BASE, COMPOSED, Trend
 from dem_build.report.cost import by_device, on_devices
 from dem_build.report.mixing_cost import times
+from dem_build.report.text import joined
 from dem_build.report.verdict import judge
-from dem_build.view.text import MARKS, STYLES, hang, joined, say, shorten
+from dem_build.view.text import MARKS, STYLES, hang, say, shorten
 from dem_build.wording import first_of
 
 if TYPE_CHECKING:
@@ -29,16 +30,6 @@ if TYPE_CHECKING:
     from dem_build.report.results import Results
     from dem_build.report.stages import Stage
     from dem_build.report.text import Line
-
-__all__ = [
-    "baseline_lines",
-    "closing_lines",
-    "here",
-    "remaining_warnings",
-    "result_table",
-    "say_lines",
-    "stage_lines",
-]
 
 TREND_STYLES = {Trend.BETTER: "green", Trend.WORSE: "red", Trend.NOISE: "dim", Trend.UNKNOWN: ""}
 GAP = 3

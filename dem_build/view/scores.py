@@ -10,9 +10,10 @@ from rich.table import Table
 from rich.text import Text
 
 from dem_build.report.quantities import decimals, percent, signed, with_error
+from dem_build.report.text import clean, joined
 from dem_build.session.predictions import agreeing, rank_correlation
 from dem_build.stats import SURE
-from dem_build.view.text import clean, joined, say
+from dem_build.view.text import say
 from dem_build.wording import counted
 
 if TYPE_CHECKING:
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from dem_build.session.predictions import HeldPrediction
     from dem_build.session.scoring import Scored
     from dem_build.session.session import Session
-
-__all__ = ["NewRows", "ScoreView"]
 
 CAUTION = (
     "changes are to first order, by how a training begins: an order more than sizes. Where they were tried, those of "

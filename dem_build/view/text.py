@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from dem_build.errors import RecipeError
-from dem_build.report.text import clean, joined
+from dem_build.report.text import clean
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,23 +19,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from dem_build.errors import DemError
-
-__all__ = [
-    "MARKS",
-    "STYLES",
-    "Spoken",
-    "clean",
-    "columns",
-    "hang",
-    "joined",
-    "make_console",
-    "plain_console",
-    "render_error",
-    "say",
-    "say_warning",
-    "shorten",
-    "write_json",
-]
 
 # The word of a verdict or a result → its mark and its style.
 MARKS = {"hit": "•", "ran": "✓", "failed": "✗", "skipped": "-", "run": "▸", "pending": "◦", "waits": "…"}

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from dem_build.plan import Plan, Verdict
     from dem_build.view.lines import Progress
 
-__all__ = ["WorkEvents", "WorkLines"]
-
 
 class WorkLines(PlainListener):
     """Follows a worker in lines that say when; how far an action is they leave to its event file."""

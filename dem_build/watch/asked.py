@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from dem_build.store.remote.bucket import Bucket
 
-__all__ = ["GET", "LIST", "answers", "question", "spelled"]
-
 ASKED_AT_ONCE = 32
 GET = "get"
 LIST = "list"

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from dem_build.store.remote.bucket import Bucket, Stored
 
-__all__ = ["open_heard"]
-
 
 def open_heard(url: str, endpoint: str | None = None) -> Bucket:
     """As `open_bucket`, for a call that may be watched."""

@@ -47,8 +47,6 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-__all__ = ["DEAF", "Watch", "asked", "disavow", "vouch"]
-
 GRAIN_NS: Final = 2_000_000_000  # as of the hints: a second change within a clock's grain leaves no trace
 MOST_WITNESSES: Final = 64
 WRITES: Final = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND

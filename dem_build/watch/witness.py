@@ -26,27 +26,6 @@ TYPE_CHECKING = False  # as `typing` has it, which is not loaded either
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = [
-    "ASKED",
-    "COMMANDS",
-    "CONTENT",
-    "FILE",
-    "FOLDER",
-    "LINK",
-    "MOST_READ",
-    "NAMES",
-    "STATUS",
-    "Witness",
-    "circumstances",
-    "failure",
-    "folder",
-    "look",
-    "replayed",
-    "same",
-    "signature",
-    "told",
-]
-
 VERSION = 1
 COMMANDS = (["build"], ["plan"], ["cache", "push"], ["cache", "pull"])
 """The commands that may have a witness, as a call begins with them."""

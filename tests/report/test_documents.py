@@ -8,7 +8,7 @@ from build_samples import Made, make_graph, outcome_of
 
 from dem_build.engine.outcome import Done, Result
 from dem_build.errors import Problem, RecipeError, StoreError, TrainingError
-from dem_build.recipe.schema import Gate
+from dem_build.recipe.sections import Gate
 from dem_build.report.documents import build_document, failure_document, plan_document
 from dem_build.report.gates import check
 from dem_build.report.results import collect

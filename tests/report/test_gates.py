@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from dem_build.recipe.schema import Gate
+from dem_build.recipe.sections import Gate
 from dem_build.report.gates import Reference, check
 from dem_build.report.results import Results
 

@@ -25,7 +25,7 @@ from dem_build.report.card import card
 from dem_build.report.gates import GateResult
 from dem_build.report.html.page import render
 from dem_build.report.summary import summary
-from dem_build.report.text import JOINERS, printable
+from dem_build.report.text import JOINERS, joined, printable
 from dem_build.view.lines import PlainListener
 from dem_build.view.plan import unevaluated_line
 from dem_build.view.results import (
@@ -35,7 +35,7 @@ from dem_build.view.results import (
     result_table,
     say_lines,
 )
-from dem_build.view.text import joined, render_error
+from dem_build.view.text import render_error
 
 OFTEN = "<>&\"'`|*_[]()#!~$\\{}-+=:;/.0a \n\t\r\x00\x07\x1b\x9b\u2028\u202e"
 END = "\N{SKULL AND CROSSBONES}"  # so that no text is empty, or is another name of the sample

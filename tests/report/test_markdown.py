@@ -13,7 +13,8 @@ from dem_build.actions.sample.read import Exchange, SampledAnswer
 from dem_build.actions.tune.read import Tuned, Tuning, read_tuning
 from dem_build.engine.outcome import Done, Result
 from dem_build.errors import TrainingError
-from dem_build.recipe.schema import Base, Compose, Dataset, Gate, Recipe
+from dem_build.recipe.schema import Base, Compose, Dataset, Recipe
+from dem_build.recipe.sections import Gate
 from dem_build.report.card import card
 from dem_build.report.gates import check
 from dem_build.report.markdown import code, escape, samples_table

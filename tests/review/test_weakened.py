@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dem_build.recipe.schema import Gate
+from dem_build.recipe.sections import Gate
 from dem_build.report.results import Results
 from dem_build.review.weakened import weakened
 

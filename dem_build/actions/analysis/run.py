@@ -42,8 +42,6 @@ if TYPE_CHECKING:
     from dem_build.digest import JSON, Digest
     from dem_build.step import Context, Inputs, Provenance
 
-__all__ = ["FORMAT", "run"]
-
 FORMAT = "analysis/1"
 NOTHING = 1e-12  # of the squared length: less than this is left of a vector where only rounding is
 

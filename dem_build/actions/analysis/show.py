@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from dem_build.report.inputs import ReportInputs
     from dem_build.report.text import Line
 
-__all__ = ["SECTIONS", "lines"]
-
 
 def cosines(inputs: ReportInputs) -> Section | None:
     """Angles between vectors, as they are and with what they share taken out."""

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
 
     from dem_build.recipe import Recipe
 
-__all__ = ["KIND", "analyses"]
-
 KIND = Kind(
     name="analysis",
     module="dem_build.actions.analysis.run",

@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
     from tokenizers import Tokenizer
 
-__all__ = ["expand_gguf", "read_tokenizer", "settle_tokenizer"]
-
 # What GGUF calls the pre-tokenizers that set each digit apart before GPT-2's pattern. transformers reads these files
 # by GPT-2's pattern alone, which cuts white space before a digit elsewhere: "\n\n1" would be three tokens, not two.
 DIGITS_APART = frozenset({"smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"})

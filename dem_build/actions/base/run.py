@@ -45,8 +45,6 @@ if TYPE_CHECKING:
     from dem_build.model.architecture import Architecture
     from dem_build.step import Context, Inputs, Provenance
 
-__all__ = ["run"]
-
 NARROW = ("BF16", "F16")
 # Of no meaning to the model, or untrue of what is stored here; what a forward pass is to return is for its caller to
 # say, and what labels and a JavaScript library are told reaches no text model's weights, training or answers.

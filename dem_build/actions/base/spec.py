@@ -11,8 +11,6 @@ if TYPE_CHECKING:
     from dem_build.lock.lock import Lock
     from dem_build.recipe import Recipe
 
-__all__ = ["KIND", "base_action"]
-
 KIND = Kind(
     name="import",
     module="dem_build.actions.base.run",

@@ -29,16 +29,6 @@ if TYPE_CHECKING:
     from dem_build.model.architecture import Architecture
     from dem_build.model.weight_layout import WeightLayout
 
-__all__ = [
-    "MACHINE_KEYS",
-    "Vocabulary",
-    "Wishes",
-    "enlarged",
-    "enlarged_specs",
-    "prepare_tokenizer",
-    "write_new_rows",
-]
-
 # How transformers came by the tokenizer, which differs from machine to machine.
 MACHINE_KEYS = ("is_local", "local_files_only", "name_or_path")
 CHUNK_ROWS = 4096  # of embeddings that are in memory at once

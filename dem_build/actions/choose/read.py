@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from dem_build.recipe import Recipe
     from dem_build.report.inputs import BuildRecords
 
-__all__ = ["READERS", "Candidate", "Choice", "method_of", "read_choice"]
-
 
 @dataclass(frozen=True)
 class Candidate:

@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
     Vector = NDArray[np.float64]
 
-__all__ = ["run"]
-
 BASE = "base"
 ROWS = ("data/validation", "data/rows")
 

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from dem_build.report.inputs import ReportInputs
     from dem_build.report.text import Line
 
-__all__ = ["SECTIONS", "lines"]
-
 WAYS = {
     "sum": "Θ + Σ ωᵢ ΔΘᵢ",
     "layers": "the same with one ω a layer",

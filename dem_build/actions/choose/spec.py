@@ -19,17 +19,6 @@ if TYPE_CHECKING:
     from dem_build.digest import JSON
     from dem_build.recipe import Recipe
 
-__all__ = [
-    "CANDIDATES",
-    "COMPOSES",
-    "KIND",
-    "LAYERS",
-    "MATCH",
-    "SUM",
-    "candidates_of",
-    "composing",
-]
-
 CANDIDATES = tuple(AUTO.candidates)
 """In the order in which one of two that are equal is kept: the plainer one first."""
 SUM, LAYERS, MATCH = CANDIDATES

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from dem_build.digest import JSON
     from dem_build.step import Context, Inputs, Provenance, StoredFile
 
-__all__ = ["run"]
-
 # Share of the edit's length that rounding may take before the user is told: next to all of such an edit lies below half
 # a step of rounding, and the model is nearly its base. Short of that it is another model, and mostly no worse
 # (decision 0048).

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from dem_build.recipe import Recipe
 
-__all__ = ["KIND", "composed_model", "single_model", "tuned_model"]
-
 KIND = Kind(
     name="compose",
     module="dem_build.actions.compose.run",

@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from dem_build.model.weight_layout import TensorGroup
     from dem_build.step import Context
 
-__all__ = ["OF_THE_BASE", "in_layout_of", "refuse_strangers"]
-
 OF_THE_BASE = "take a fine-tune of this base, or name its own base in [base]"
 # What shapes do not tell, and weights mean nothing without.
 STRUCTURE = ("model_type", "num_attention_heads", "num_key_value_heads", "head_dim", "hidden_act")

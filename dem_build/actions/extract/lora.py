@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     Shapes = Mapping[str, tuple[int, ...]]
 
-__all__ = ["OF_THIS_BASE", "Adapter", "Update", "misfit", "read_adapter", "refuse_misfits", "scale_of"]
-
 OF_THIS_BASE = "take an adapter that was trained on this base"
 AGAIN = "download or save the adapter again, config and weights of one training"
 PREFIX = "base_model.model."

@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     Conversion = Callable[[Mapping[str, torch.Tensor]], dict[str, torch.Tensor]]
     Edit = Callable[[torch.Tensor], torch.Tensor]
 
-__all__ = ["merged_weights"]
-
 EXPERTS = 3  # dimensions of a tensor that holds a matrix for each expert
 ALL_LINEAR = "all-linear"
 

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from dem_build.digest import JSON
     from dem_build.step import Context, Inputs, Provenance
 
-__all__ = ["FAR", "UNRELATED", "run"]
-
 UNRELATED = 1.0
 """‖ΔΘ‖ / ‖Θ‖ of the middle matrix from which on a model is no fine-tune of the base.
 

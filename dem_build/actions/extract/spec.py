@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from dem_build.lock.lock import Lock
     from dem_build.recipe import Recipe
 
-__all__ = ["KIND", "extracted_vector"]
-
 KIND = Kind(
     name="extract",
     module="dem_build.actions.extract.run",

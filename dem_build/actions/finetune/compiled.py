@@ -22,8 +22,6 @@ from dem_build.model.environment import is_out_of_memory, processor
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["compile_layers", "compiling"]
-
 BACKEND = "inductor"
 KEPT = "TORCHINDUCTOR_CACHE_DIR"
 MOST_SORTS = 64

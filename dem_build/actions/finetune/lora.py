@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from dem_build.checkpoint.factors import Place
     from dem_build.digest import JSON
 
-__all__ = ["Adapters"]
-
 ADAPTER = "default"  # peft's name for an adapter that has none
 
 

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
     Pack = tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int64]]
 
-__all__ = ["Packs", "best_fit", "collate_packs", "collation_for", "refuse_mixing"]
-
 LARGEST_DIFFERENCE = 1e-3
 LARGEST_HALF_DIFFERENCE = 0.1
 """Most that the nats of a token may differ between packed and alone; the second where attention is in bfloat16."""

@@ -40,8 +40,6 @@ if TYPE_CHECKING:
     from dem_build.model.batches import RowOrder
     from dem_build.step import Context
 
-__all__ = ["RunState", "Trackers", "TrainingProgress"]
-
 RUN_STATE = "dem.json"
 RELEASED = 8  # steps between two releases of memory, of some 30 ms
 PROJECT = "dem"

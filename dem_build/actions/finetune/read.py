@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from dem_build.digest import JSON
     from dem_build.store import Record
 
-__all__ = ["TrainingCurve", "curves_of"]
-
 Point = tuple[float, float]
 
 

@@ -50,8 +50,6 @@ if TYPE_CHECKING:
     from dem_build.digest import JSON
     from dem_build.step import Context, Inputs, Provenance
 
-__all__ = ["TrainingRun", "provenance_of", "run"]
-
 MOST_CURVE_POINTS = 500
 FACTORS = "float32"  # their type: they are small, and rounded they would be another product
 

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from dem_build.actions.finetune.read import TrainingCurve
     from dem_build.report.inputs import ReportInputs
 
-__all__ = ["SECTIONS"]
-
 LEGEND = (("faint", "training loss of each step"), ("strong", "validation loss"))
 Point = tuple[float, float]
 

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from dem_build.digest import JSON
     from dem_build.recipe import Train
 
-__all__ = ["KIND", "finetune_action"]
-
 VALIDATION = "data/validation"
 LORA = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules")
 

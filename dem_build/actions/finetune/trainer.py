@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from dem_build.machine import Machine
     from dem_build.model.batches import RowOrder
 
-__all__ = ["CHECKPOINTS", "Lowest", "TokenTrainer", "TrainingEnded", "Validation", "arguments", "lowest_of"]
-
 CHECKPOINTS = "checkpoints"
 LOSS = "eval_loss"
 BEST = "best.safetensors"

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from dem_build.actions.match.stream import OneThreadEach
     from dem_build.actions.match.sums import ModelSums
 
-__all__ = ["LayerGrams", "layer_grams"]
-
 VECTOR = {0: 1.0}
 """The model's weights: base and the one vector."""
 

@@ -10,8 +10,6 @@ from dem_build.workload import Workload
 if TYPE_CHECKING:
     from dem_build.recipe import Recipe
 
-__all__ = ["KIND", "gram_action"]
-
 SAMPLE = "data/sample"
 
 KIND = Kind(

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from dem_build.checkpoint.reader import Checkpoint
     from dem_build.digest import Digest
 
-__all__ = ["Grams", "write_layer"]
-
 GRAM_FORMAT = "gram/1"
 
 

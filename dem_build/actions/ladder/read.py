@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from dem_build.digest import JSON
     from dem_build.report.inputs import BuildRecords
 
-__all__ = ["READERS", "Ladder", "Rung", "Tested", "read_ladder"]
-
 RUNGS = "rungs"
 """The output that is read."""
 

@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from dem_build.digest import JSON
     from dem_build.step import Context, Group, Inputs, Provenance
 
-__all__ = ["FORMAT", "run"]
-
 FORMAT = "ladder/1"
 TEST = "data/test"
 # Of the search at a rung, which begins with what is known. It looks at no other places: the last rung is the model as

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from dem_build.actions.ladder.read import Ladder
     from dem_build.report.inputs import ReportInputs
 
-__all__ = ["SECTIONS"]
-
 LEGEND = (("strong", "ω searched anew"), ("faint", "ω of the whole model"))
 
 

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from dem_build.recipe import Recipe
 
-__all__ = ["KIND", "analyses"]
-
 KIND = Kind(
     name="ladder",
     module="dem_build.actions.ladder.run",

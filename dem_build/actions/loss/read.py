@@ -19,8 +19,6 @@ from dem_build.stats import stderr_of_ratio
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["PairedRows", "RowLosses", "read_rows"]
-
 
 @dataclass(frozen=True)
 class RowLosses:

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from dem_build.digest import JSON
     from dem_build.step import Context, Inputs, Provenance
 
-__all__ = ["row_loss", "run", "summary"]
-
 
 def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provenance:
     """Write `metrics` (JSON: loss, loss_stderr, tokens, rows) and `rows` (nll float32, tokens int32: [rows]).

@@ -14,9 +14,6 @@ if TYPE_CHECKING:
     from dem_build.lock.lock import Lock
     from dem_build.recipe import Recipe
 
-__all__ = ["KIND", "evaluations", "loss_action"]
-
-
 KIND = Kind(
     name="loss",
     module="dem_build.actions.loss.run",

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
     from dem_build.digest import JSON
 
-__all__ = ["Frame", "empty_model", "refused"]
-
 Linear = nn.Linear | Conv1D
 HINT = 'compose this model with method = "dem"'
 

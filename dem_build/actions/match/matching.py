@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from dem_build.actions.match.rows import TokenRow
     from dem_build.actions.match.sums import ModelSums, Written
 
-__all__ = ["Matching"]
-
 
 class Matching:
     """One matching. Use it in a `with`: it holds threads.

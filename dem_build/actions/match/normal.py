@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
     ForEach: TypeAlias = "Callable[[Callable[[Any], Any], Iterable[Any]], list[Any]]"
 
-__all__ = ["BLOCK", "CHUNK", "Factor", "Targets", "dot", "factor_of", "factorised", "gram_of"]
-
 CHUNK = 512  # tokens
 BLOCK = 256  # columns of a matrix
 

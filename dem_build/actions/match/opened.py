@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from dem_build.actions.match.sums import Vectors
     from dem_build.step import Context, Inputs
 
-__all__ = ["open_sums", "sample_rows"]
-
 
 def open_sums(
     inputs: Inputs, vectors: Vectors, dtype: str, context: Context

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["HaltedPass", "halt_before", "halt_for"]
-
 _running = threading.local()
 
 

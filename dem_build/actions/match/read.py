@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     Place: TypeAlias = tuple[str, str | None]
     """A vector's digest, and that of its sample."""
 
-__all__ = ["READERS", "MatchedModel", "MatchedVector", "WeighedPass", "WeighedSearch", "read_match"]
-
 
 @dataclass(frozen=True)
 class MatchedVector:

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     TokenRow = tuple[NDArray[Any], NDArray[Any]]
 
-__all__ = ["Piece", "WeighedRow", "pieces_of", "token_weights", "weighed"]
-
 MOST = 8.0
 """How many times as much as the others tokens weigh at most whose next one counts, and others as these."""
 

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from dem_build.digest import JSON
     from dem_build.step import Context, Group, Inputs, Provenance
 
-__all__ = ["run"]
-
 
 def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provenance:
     """Match, and write the model.

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from dem_build.report.inputs import ReportInputs
     from dem_build.report.text import Line
 
-__all__ = ["SECTIONS", "lines"]
-
 
 def matching(inputs: ReportInputs) -> Section | None:
     """Each vector's importance, its rows, and what is left of its model's distance."""

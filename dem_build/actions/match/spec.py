@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from dem_build.recipe import Recipe
     from dem_build.workload import Due
 
-__all__ = ["KIND", "PASSES", "SAMPLE", "matched_model", "rowless", "vector_inputs"]
-
 SAMPLE = "data/sample"
 PASSES = 2
 """Of each row: through its dataset's own model, and through the composed one."""

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     Use = Callable[[Sequence[Piece], Sequence[torch.Tensor]], None]
 
-__all__ = ["OneThreadEach", "Stream", "place_of"]
-
 STEP = 64
 """Tokens of a product are a multiple of it: libraries keep what they made for each shape that they met."""
 

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from dem_build.model.weight_layout import TensorGroup, WeightLayout
     from dem_build.step import StoredFile
 
-__all__ = ["ModelSums", "Vectors", "Written"]
-
 PIECE = 1 << 18  # elements: what is at work stays in a core's cache
 
 

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from dem_build.digest import JSON
     from dem_build.step import Context, Group, Inputs, Provenance
 
-__all__ = ["drawn", "run"]
-
 SEED = 0  # of which rows make up the rest: the order of training is the training's own
 NOTED = 1024  # rows between two looks at whether to stop
 

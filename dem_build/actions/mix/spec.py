@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from dem_build.digest import JSON
     from dem_build.recipe import Recipe, Train
 
-__all__ = ["KIND", "mix_action"]
-
 KIND = Kind(
     name="mix",
     module="dem_build.actions.mix.run",

@@ -30,18 +30,6 @@ if TYPE_CHECKING:
     from dem_build.data.tokenise import Style, Tokenised
     from dem_build.step import Context
 
-__all__ = [
-    "MEANT",
-    "ControlTokens",
-    "RowNotes",
-    "provenance_of",
-    "refuse_nothing",
-    "size_of",
-    "tell",
-    "unread_sentence",
-    "whole_prompts",
-]
-
 # What may be odd about a conversation: it is used, counted and said.
 ODD_TURNS = {
     "unanswered_turns": "with turns after the last answer, which are left out",

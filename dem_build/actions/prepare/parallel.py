@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 
     Item = TypeVar("Item")
 
-__all__ = ["Cut", "Cutter", "processes_for"]
-
 # Below this, the processes' start (seconds of imports) costs more than they save.
 BYTES_A_PROCESS = 64 * 2**20
 MOST_PROCESSES = 8  # each has the tokenizer and its libraries in memory, about 350 MB

@@ -46,8 +46,6 @@ if TYPE_CHECKING:
     from dem_build.digest import JSON
     from dem_build.step import Context, Inputs, Provenance
 
-__all__ = ["Shown", "examples", "run"]
-
 BATCH_ROWS = 1024
 BATCH_CHARACTERS = 2**20  # bounds memory where rows are long
 

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from dem_build.lock.lock import Lock
     from dem_build.recipe import Recipe, Source, Train
 
-__all__ = ["KIND", "prepared_rows"]
-
 KIND = Kind(
     name="prepare",
     module="dem_build.actions.prepare.run",

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from dem_build.recipe import Recipe
 
-__all__ = ["COMPOSES", "KIND", "composing"]
-
 COMPOSES = REGMEAN.name
 
 KIND = Kind(

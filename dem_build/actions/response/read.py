@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from dem_build.digest import JSON
     from dem_build.report.inputs import BuildRecords
 
-__all__ = ["READERS", "Loss", "Point", "Response", "read_response"]
-
 CURVES = "curves"
 """The output that is read."""
 

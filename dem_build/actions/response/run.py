@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from dem_build.digest import JSON, Digest
     from dem_build.step import Context, Inputs, Provenance
 
-__all__ = ["FORMAT", "run"]
-
 FORMAT = "response/1"
 
 

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from dem_build.actions.response.read import Point, Response
     from dem_build.report.inputs import ReportInputs
 
-__all__ = ["SECTIONS"]
-
 
 def leave_one_out(inputs: ReportInputs) -> Section | None:
     """What becomes of each loss when one vector is left out."""

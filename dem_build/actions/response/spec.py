@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from dem_build.digest import JSON
     from dem_build.recipe import Recipe
 
-__all__ = ["KIND", "analyses"]
-
 KIND = Kind(
     name="response",
     module="dem_build.actions.response.run",

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from dem_build.action import Action
     from dem_build.report.inputs import BuildRecords
 
-__all__ = ["READERS", "SHOWN", "Exchange", "SampledAnswer", "read_samples", "shortened", "spread"]
-
 ANSWERS = "answers"
 """The output that is read."""
 SHOWN = 10

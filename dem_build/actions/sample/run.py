@@ -32,11 +32,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from transformers import PreTrainedModel
 
-    from dem_build.data.conversations import Turn
+    from dem_build.data.turns import Turn
     from dem_build.digest import JSON
     from dem_build.step import Context, Inputs, Provenance
-
-__all__ = ["FORMAT", "Prompt", "greedy_answers", "of_rows", "of_texts", "run"]
 
 FORMAT = "sample/1"
 OPENING = 32  # tokens that a text without a prompt is begun with, at most

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from dem_build.actions.sample.read import Exchange
     from dem_build.report.inputs import ReportInputs
 
-__all__ = ["SECTIONS"]
-
 LONGEST = 700  # characters of a text that are shown
 
 

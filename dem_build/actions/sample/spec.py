@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from dem_build.lock.lock import Lock
     from dem_build.recipe import Evaluate, Recipe
 
-__all__ = ["KIND", "evaluations"]
-
 
 def _prompts(due: Due) -> int | None:
     wanted: JSON = due.action.params["prompts"]

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
     from dem_build.data.arrays import TokenRows
 
-__all__ = ["Along", "Direction", "Measured", "Signs", "add_gradient"]
-
 CHUNK = 1 << 18  # elements: what is at work stays in a core's cache
 
 

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
     from dem_build.digest import JSON, Digest
 
-__all__ = ["PredictedChange", "RowSlopes", "Scores", "SkillRows", "foretold", "parse_scores"]
-
 
 @dataclass(frozen=True)
 class RowSlopes:

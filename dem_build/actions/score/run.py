@@ -49,8 +49,6 @@ if TYPE_CHECKING:
     from dem_build.digest import JSON
     from dem_build.step import Context, Inputs, Provenance
 
-__all__ = ["FORMAT", "run"]
-
 FORMAT = "score/1"
 APART = 1 / 3
 """Share of the new rows that are looked at which the gradient is not of: they tell what it does to rows like them."""

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from dem_build.digest import JSON
     from dem_build.recipe import Recipe
 
-__all__ = ["KIND", "NEW", "score_action"]
-
 NEW = "new rows"
 """The group of the new rows: no dataset can be called so."""
 

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from dem_build.model.tokenizer import BaseTokenizer
     from dem_build.step import Context, Inputs
 
-__all__ = ["AskedDocument", "DocumentAnswer", "opened_document"]
-
 LENGTHS: dict[str, Callable[[str], int]] = {"acc_norm": len, "acc_bytes": lambda text: len(text.encode())}
 """Metric → what it divides the log-likelihood of a choice by."""
 CHOICES, GENERATED = "multiple_choice", "generate_until"

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from dem_build.model.tokenizer import BaseTokenizer
     from dem_build.step import Context
 
-__all__ = ["ReportingLM"]
-
 
 class ReportingLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
     """A loaded model for lm-eval's `evaluate`.

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
 
     from dem_build.digest import JSON
 
-__all__ = ["Filtered", "RecordedDocument", "as_number", "metric_names", "read_documents"]
-
 
 @dataclass(frozen=True)
 class RecordedDocument:

@@ -47,8 +47,6 @@ if TYPE_CHECKING:
     from dem_build.digest import JSON
     from dem_build.step import Context, Inputs, Provenance
 
-__all__ = ["as_evaluated", "opened_task", "run"]
-
 BOOTSTRAP_SAMPLES = 1000
 """For standard errors without a formula (F1, BLEU): known to some 2 %, where lm-eval's 100,000 take minutes."""
 

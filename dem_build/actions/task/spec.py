@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from dem_build.lock.lock import Lock, LockedTask
     from dem_build.recipe import Recipe, Task
 
-__all__ = ["KIND", "evaluations"]
-
 KIND = Kind(
     name="task",
     module="dem_build.actions.task.run",

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from dem_build.digest import JSON
     from dem_build.report.inputs import BuildRecords
 
-__all__ = ["READERS", "Map", "read_tsne"]
-
 MAP = "map"
 """The output that is read."""
 

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from dem_build.digest import JSON
     from dem_build.step import Context, Inputs, Provenance
 
-__all__ = ["FORMAT", "run"]
-
 FORMAT = "tsne/1"
 PERPLEXITY = 30.0  # of the 5 to 50 among which the map hardly changes (van der Maaten and Hinton, section 2)
 FEWEST = 4  # rows of which there is a map

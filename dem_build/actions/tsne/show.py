@@ -10,8 +10,6 @@ from dem_build.report.html.blocks import Scatter, Section
 if TYPE_CHECKING:
     from dem_build.report.inputs import ReportInputs
 
-__all__ = ["SECTIONS"]
-
 
 def datasets(inputs: ReportInputs) -> Section | None:
     """Where the validation rows of each dataset lie to the base."""

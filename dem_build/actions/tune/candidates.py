@@ -39,8 +39,6 @@ if TYPE_CHECKING:
     from dem_build.model.weight_layout import TensorGroup
     from dem_build.step import Context, Group, Inputs
 
-__all__ = ["Candidates", "resident", "vectors_of"]
-
 CHUNK = 1 << 18  # elements: what is at work stays in a core's cache
 ROOM = 0.5  # share of a GPU's free memory that base and vectors may take beside the model
 

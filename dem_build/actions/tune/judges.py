@@ -27,17 +27,6 @@ if TYPE_CHECKING:
     from dem_build.digest import Digest
     from dem_build.step import Group
 
-__all__ = [
-    "BLOCKS",
-    "ROWS",
-    "Judge",
-    "batches",
-    "deal",
-    "judged_nll",
-    "judges",
-    "validation_judges",
-]
-
 ROWS = ("data/rows", "data/validation", "data/test")
 """Tags under which a group has rows that judge."""
 BLOCKS = 16

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from dem_build.search import Found
     from dem_build.step import Group
 
-__all__ = ["Chosen", "Landscape", "Refined", "Space", "layerwise"]
-
 MOST_SINGLES = 8
 """Vectors of which each is judged on every dataset before the search; of more, on its own alone.
 

@@ -24,17 +24,6 @@ if TYPE_CHECKING:
     from dem_build.digest import JSON, Digest
     from dem_build.step import Inputs
 
-__all__ = [
-    "FORMAT",
-    "Omega",
-    "by_vector",
-    "direction",
-    "model_omega",
-    "read_omega",
-    "with_omega",
-    "write_omega",
-]
-
 FORMAT = "omega/1"
 Omega: TypeAlias = "float | dict[str, float]"
 

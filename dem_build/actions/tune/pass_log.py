@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from dem_build.step import Context
 
-__all__ = ["CHANGING", "MEASURING", "Pass", "PassLog", "Scope", "read_passes", "write_passes"]
-
 CHANGING, MEASURING = "changing", "measuring"
 ELAPSED = "elapsed"
 EXACT = "float32"

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from dem_build.actions.tune.judges import Judge
     from dem_build.step import Context, Provenance
 
-__all__ = ["Passes", "begin"]
-
 MEMORY_HINT = "lower micro_batch and eval_batch_size in the machine file"
 # Cost of a pass in forward-equivalents: backward has two products of matrices for each of the forward pass, one to the
 # gradient of what went in and one to that of the weights.

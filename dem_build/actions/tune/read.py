@@ -19,20 +19,6 @@ if TYPE_CHECKING:
     from dem_build.digest import JSON, Digest
     from dem_build.report.inputs import BuildRecords
 
-__all__ = [
-    "OBJECTIVES",
-    "READERS",
-    "TUNE",
-    "Judged",
-    "Tuned",
-    "Tuning",
-    "is_floored",
-    "layers_of",
-    "read_tuning",
-    "search_of",
-    "shown_score",
-]
-
 TUNE = "tune"
 SEARCH = ("trace", "omega")
 SEARCHES = {SUM: TUNE, LAYERS: f"{TUNE}:{LAYERS}"}

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from dem_build.digest import JSON
     from dem_build.step import Context, Inputs, Provenance
 
-__all__ = ["run"]
-
 
 def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provenance:
     """Search ω and write `omega`, `trace` and `passes`.

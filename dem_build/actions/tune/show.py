@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from dem_build.report.inputs import ReportInputs
     from dem_build.report.text import Line
 
-__all__ = ["SECTIONS", "lines"]
-
 # Times as far from the best as the median candidate, which one that is far worse than all others does not move: what
 # lies beyond is drawn at the edge.
 FARTHEST = 4

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     Params = dict[str, JSON]
 
-__all__ = ["KIND", "best_single", "judging_inputs", "rows_choose", "scale_of", "tune_action"]
-
 
 def rows_choose(action: Action, taken: Input[Edge], counts: str = "importance") -> bool:
     """Whether rows choose: where their loss counts or is limited; others are only measured.

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from dem_build.digest import JSON
     from dem_build.search import Found, Intervals, Sample, SearchProblem
 
-__all__ = ["FORMAT", "SearchOutcome", "trace"]
-
 FORMAT = "trace/1"
 DISAGREE = 0.1  # of ω: starts that end further apart than this disagree
 

@@ -45,8 +45,6 @@ if TYPE_CHECKING:
     Vector = NDArray[np.float64]
     Importances = Mapping[str, float]
 
-__all__ = ["run"]
-
 FACTORS = (2.0, 0.5)
 OWN = {"delta", REFERENCE}
 """Tags under which a judge has its own vector."""

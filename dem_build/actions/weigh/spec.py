@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     Params = dict[str, JSON]
 
-__all__ = ["COMPOSES", "KIND", "REFERENCE", "composing"]
-
 COMPOSES = MATCH.name
 REFERENCE = "reference"
 """The vector of a dataset that judges and takes no part: what it gains alone is the measure of its gain."""

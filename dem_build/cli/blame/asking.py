@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from dem_build.model.live import LiveModel
     from dem_build.session.session import Session
 
-__all__ = ["AskedItem", "opened_item", "row_texts"]
-
 TOLERANCES = {"float32": 1e-3}
 """By how much a row's loss may differ from what is recorded, as a share of it and at least of a nat: alone it is
 computed in another order than among others."""

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from dem_build.cli.blame.items import Items
     from dem_build.session.session import Call, Session
 
-__all__ = ["ask_all", "blame"]
-
 
 def blame(  # noqa: PLR0913  the command's options
     recipe: str, task: str, item: str | None, call: Call, *, metric: str | None, pairs: bool

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from dem_build.cli.blame.items import Items
     from dem_build.digest import JSON
 
-__all__ = ["MOST", "Asked", "Blame"]
-
 MOST = 0.5
 """Of what composing changed about an item, the share that a vector to blame has at least: of what is right or wrong,
 all."""

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from dem_build.digest import JSON
     from dem_build.session.session import Session
 
-__all__ = ["Items", "RecordedItem", "items_of"]
-
 SAMPLES, ROWS = "samples", "rows"
 LIKELIHOOD = "perplexity"
 """What lm-eval calls a document's log-likelihood, of which more is better; over all documents less of it is."""

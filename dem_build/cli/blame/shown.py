@@ -8,7 +8,8 @@ from rich.text import Text
 
 from dem_build.action import BASE, COMPOSED
 from dem_build.report.quantities import decimals, signed
-from dem_build.view.text import clean, columns, hang, joined, say
+from dem_build.report.text import clean, joined
+from dem_build.view.text import columns, hang, say
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from dem_build.cli.blame.findings import Blame
     from dem_build.cli.blame.items import Items
     from dem_build.digest import JSON
-
-__all__ = ["MOST_SHOWN", "blame_lines", "changed_document", "changed_lines"]
 
 MOST_SHOWN = 10
 """Items that are listed of each sort."""

@@ -48,8 +48,6 @@ if TYPE_CHECKING:
     from dem_build.session.session import Session
     from dem_build.session.summed import Omega
 
-__all__ = ["Left", "Without"]
-
 Left = frozenset[str]
 """Names of vectors that a model is without."""
 SUM_TOLERANCE = 1e-6

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
     from dem_build.session.session import Call
 
-__all__ = ["chat"]
-
 
 def chat(  # noqa: PLR0913  the command's options
     recipe: str,

@@ -46,8 +46,6 @@ if TYPE_CHECKING:
     from dem_build.model.tokenizer import BaseTokenizer
     from dem_build.session.session import Session
 
-__all__ = ["ChatModels", "Omega", "Settings", "mean_of", "settings_of"]
-
 FEWER = "ask fewer models side by side: each that was asked stays loaded"
 LARGEST = 3.4e38
 """ω is a float32."""

@@ -21,16 +21,15 @@ from rich.text import Text
 from dem_build.cli.chat.models import mean_of, settings_of
 from dem_build.cli.edit.changes import difference, replace_text
 from dem_build.errors import DemError, UsageError
+from dem_build.report.text import clean
 from dem_build.session.session import checked
-from dem_build.view.text import clean, make_console
+from dem_build.view.text import make_console
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from dem_build.cli.chat.terminal import Talk
     from dem_build.digest import JSON
-
-__all__ = ["PageServer", "serve"]
 
 ASSETS = Path(__file__).parent / "assets"
 LOOPBACK = "127.0.0.1"

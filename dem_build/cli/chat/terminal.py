@@ -13,19 +13,19 @@ from dem_build.cli.chat.models import mean_of
 from dem_build.cli.edit.changes import settle
 from dem_build.errors import DemError, UsageError
 from dem_build.recipe.messages import nearest
-from dem_build.view.text import clean, make_console, render_error
+from dem_build.report.text import clean
+from dem_build.view.text import make_console, render_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from rich.console import Console, RenderableType
 
-    from dem_build.cli.chat.models import ChatModels, Omega, Settings
+    from dem_build.cli.chat.models import ChatModels, Settings
     from dem_build.data.turns import Turn
     from dem_build.digest import JSON
     from dem_build.model.generation import Answered
-
-__all__ = ["Talk", "talk_in_terminal"]
+    from dem_build.session.summed import Omega
 
 NARROWEST = 36
 """Characters of a column; where fewer are left for each model, answers stand below one another."""

@@ -19,29 +19,16 @@ from rich.text import Text
 from dem_build.errors import RecipeError, UsageError
 from dem_build.paths import absolute
 from dem_build.recipe import toml
+from dem_build.report.text import clean
 from dem_build.session.session import checked
 from dem_build.store.files import changing, overwrite
-from dem_build.view.text import clean, make_console
+from dem_build.view.text import make_console
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from dem_build.errors import Problem
     from dem_build.recipe import Recipe
-
-__all__ = [
-    "Draft",
-    "accepted",
-    "difference",
-    "opened",
-    "put",
-    "recipe_here",
-    "relative_to",
-    "replace_text",
-    "replacing",
-    "settle",
-    "show",
-]
 
 _BOM = b"\xef\xbb\xbf"
 

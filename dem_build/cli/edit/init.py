@@ -18,15 +18,14 @@ from dem_build.errors import DemError, UsageError
 from dem_build.paths import expanded, may_be_hub_id
 from dem_build.recipe.edited import table_text
 from dem_build.recipe.schema import NAME
-from dem_build.view.text import clean, make_console
+from dem_build.report.text import clean
+from dem_build.view.text import make_console
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from dem_build.cli.edit.seen import Seen
     from dem_build.session.session import Call
-
-__all__ = ["init"]
 
 USUAL_BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
 HEAD = """\
@@ -55,15 +54,14 @@ def init(  # noqa: PLR0913  the command's options
     """Write a recipe that checks, of flags or of answers; or fetch and make all that the demo needs.
 
     Raises:
-        UsageError: The file is there already, nobody can be asked, or there is no such base or data.
+        UsageError: The file is there already, nobody can be asked, or there is no such base or data. Of the demo: a
+            package cannot be fetched, or is not what the demo was made with.
         RecipeError: The recipe would have mistakes.
     """
     if demo:
-        from dem_build.cli.edit.demo import write_demo  # noqa: PLC0415  it brings what downloads along
-
         if base is not None or data or dry_run:
             raise UsageError("--demo brings its own base and data", hint="dem init --demo FOLDER")
-        return write_demo(Path(place or "dem-demo"))
+        return _write_demo(Path(place or "dem-demo"))
     named = _file(place)
     if Path(named).exists():
         raise UsageError(
@@ -71,6 +69,16 @@ def init(  # noqa: PLR0913  the command's options
         )
     with _folder_of(Path(named)):
         _write(named, call, base=base, data=data, dry_run=dry_run)
+    return 0
+
+
+def _write_demo(folder: Path) -> int:
+    from dem_build.demo.make import RECIPE, make_demo  # noqa: PLC0415  it brings what downloads along
+
+    console = make_console()
+    make_demo(folder, lambda line: console.print(Text(clean(line)), soft_wrap=True))
+    build = shlex.join(["dem", "build", str(folder / RECIPE), "--trust-tasks"])
+    console.print(Text(f"next {build}   (6 GB of memory, 5 minutes on two CPU cores)", "dim"), soft_wrap=True)
     return 0
 
 

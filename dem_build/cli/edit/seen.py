@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
     from dem_build.lock.pin import Pin
 
-__all__ = ["KINDS", "Seen", "look"]
-
 KINDS = {
     "dataset": ("datasets", "path"),
     "probe": ("probes", "path"),

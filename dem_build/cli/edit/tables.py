@@ -17,8 +17,9 @@ from dem_build.recipe.messages import nearest
 from dem_build.recipe.overrides import OverrideError, override
 from dem_build.recipe.schema import NAME
 from dem_build.report.quantities import size
+from dem_build.report.text import clean
 from dem_build.session.session import last_root, open_workplace
-from dem_build.view.text import clean, make_console
+from dem_build.view.text import make_console
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from dem_build.cli.edit.changes import Draft
     from dem_build.digest import JSON
     from dem_build.session.session import Call
-
-__all__ = ["add", "kept_of", "keys_of", "names_of", "remove", "section_of"]
 
 SECTIONS = ("datasets", "vectors", "probes", "baselines")
 ADD = "dem add RECIPE NAME PATH|hub:ID"

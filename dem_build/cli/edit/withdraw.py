@@ -18,11 +18,12 @@ from dem_build.paths import absolute
 from dem_build.recipe.edited import without_table
 from dem_build.recipe.messages import nearest
 from dem_build.report.attestation import attestation, entered, parse_withdrawn, withdrawn_of
+from dem_build.report.text import joined
 from dem_build.session.overlap import recorded_shared
 from dem_build.session.session import open_session
 from dem_build.store.files import overwrite
 from dem_build.view.results import here
-from dem_build.view.text import joined, make_console, say
+from dem_build.view.text import make_console, say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
     from dem_build.report.attestation import Withdrawn
     from dem_build.session.session import Call, Session
     from dem_build.store import Record
-
-__all__ = ["withdraw"]
 
 WITHDRAW = "dem withdraw RECIPE NAME"
 ATTESTATION = "attestation.json"

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
     from dem_build.session.session import Call
 
-__all__ = ["score"]
-
 USAGE = "dem score RECIPE NEW.jsonl"
 NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_-]+")
 

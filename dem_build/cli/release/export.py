@@ -20,9 +20,10 @@ from dem_build.checkpoint.reader import open_checkpoint
 from dem_build.engine.publish import export_model, link_model
 from dem_build.errors import UsageError
 from dem_build.report.inputs import base_name
+from dem_build.report.text import clean
 from dem_build.session.recorded import origin_of, parts_of, recorded
 from dem_build.session.session import open_session
-from dem_build.view.text import clean, make_console
+from dem_build.view.text import make_console
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
     from dem_build.checkpoint.reader import Checkpoint
     from dem_build.digest import Output
     from dem_build.session.session import Call, Session
-
-__all__ = ["export", "export_adapter"]
 
 ADAPTER, CHECKPOINT, GGUF = "adapter", "checkpoint", "gguf"
 

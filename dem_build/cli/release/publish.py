@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from dem_build import __version__
 from dem_build.action import BASE
 from dem_build.cli.release.export import export_adapter
+from dem_build.engine.publish import link_model
 from dem_build.errors import GateError, NotUpToDateError, UsageError
 from dem_build.export.hub_card import VectorFacts, finished, vector_card, without_folders
 from dem_build.export.hub_upload import upload
@@ -17,10 +18,11 @@ from dem_build.report.card import card
 from dem_build.report.comparison import COMPOSED
 from dem_build.report.gates import check
 from dem_build.report.inputs import base_name
+from dem_build.report.text import clean
 from dem_build.session.ending import read_results
-from dem_build.session.recorded import origin_of
+from dem_build.session.recorded import origin_of, parts_of
 from dem_build.session.session import open_session
-from dem_build.view.text import clean, make_console
+from dem_build.view.text import make_console
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,8 +31,6 @@ if TYPE_CHECKING:
     from dem_build.report.results import Results
     from dem_build.session.session import Call, Session
     from dem_build.store import Record
-
-__all__ = ["publish"]
 
 CARD = "README.md"
 MODEL = "model"
@@ -96,14 +96,10 @@ def _model(
     session: Session, action: Action, records: Mapping[str, Record], results: Results, work: Path
 ) -> dict[str, Path | bytes]:
     """The files of the composed model: the store's own objects, under the names that readers expect."""
-    record, objects = records[action.name], session.store.objects
-    files: dict[str, Path | bytes] = {}
-    for name in ("weights", "tokenizer"):
-        folder = session.store.views.view(record.outputs[name], work, name)
-        files |= {p.relative_to(folder).as_posix(): p for p in sorted(folder.rglob("*")) if p.is_file()}
-    files["config.json"] = objects.open(record.outputs["config"])
-    if (generation := objects.read_bytes(record.outputs["generation_config"])).strip() != b"{}":
-        files["generation_config.json"] = generation
+    link_model(parts_of(session, action.name), session.store, work)
+    files: dict[str, Path | bytes] = {
+        p.relative_to(work).as_posix(): p for p in sorted(work.rglob("*")) if p.is_file()
+    }
     recipe, graph = without_folders(session.recipe), session.plan.graph
     text = card(recipe, graph, records, results, {"dem": __version__})
     text = finished(text, recipe.name, _on_hub(session), results, COMPOSED)

@@ -39,8 +39,6 @@ if TYPE_CHECKING:
 
     from dem_build.session.session import Call
 
-__all__ = ["ci"]
-
 
 def ci(  # noqa: PLR0913  the options of a command
     recipes: Sequence[str],

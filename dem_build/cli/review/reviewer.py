@@ -61,8 +61,6 @@ if TYPE_CHECKING:
     from dem_build.review.untrusted import Boundary
     from dem_build.session.session import Call, Planned, Session, Workplace
 
-__all__ = ["Reviewer"]
-
 MACHINE = "machine.toml"
 
 

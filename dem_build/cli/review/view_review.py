@@ -8,8 +8,9 @@ from rich.text import Text
 
 from dem_build.report import quantities
 from dem_build.report.comparison import Trend, subject
+from dem_build.report.text import joined
 from dem_build.review.comment import probability, verdict
-from dem_build.view.text import hang, joined, say
+from dem_build.view.text import hang, say
 from dem_build.wording import counted, first_of
 
 if TYPE_CHECKING:
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from dem_build.review.document import Metric, RecipeReview, Review
-
-__all__ = ["say_review"]
 
 STYLES = {0: "green", 1: "bold red", 2: "bold red", 3: "bold red", 4: "yellow", 130: "yellow"}
 WORTH = {Trend.BETTER: "green", Trend.WORSE: "bold red", Trend.NOISE: "dim", Trend.UNKNOWN: ""}

@@ -12,8 +12,6 @@ from dem_build.cli.app import app
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["markdown"]
-
 INTRODUCTION = """\
 <!-- Written by `python -m dem_build.cli.setup.commands_page`. Change dem_build/cli/app.py, not this page. -->
 

@@ -33,22 +33,6 @@ if TYPE_CHECKING:
 
     from dem_build.session.session import Call
 
-__all__ = [
-    "ForBash",
-    "actions",
-    "add_bash",
-    "completion",
-    "keys",
-    "measured",
-    "models",
-    "names",
-    "recipes",
-    "recipes_here",
-    "recipes_or_actions",
-    "table_keys",
-    "words",
-]
-
 SHELLS = ("bash", "zsh", "fish")
 VARIABLE = "_DEM_COMPLETE"
 SECTIONS = ("datasets", "vectors", "probes", "baselines")

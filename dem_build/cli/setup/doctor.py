@@ -24,26 +24,16 @@ from dem_build.host import host_folder
 from dem_build.machine import Machine
 from dem_build.recipe.machine_file import cache_folder, load_machine, remotes_of, work_folder
 from dem_build.report.quantities import size
+from dem_build.report.text import clean
 from dem_build.store.filesystem import abilities
 from dem_build.store.local import open_layout
-from dem_build.view.text import clean, make_console, write_json
+from dem_build.view.text import make_console, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from dem_build.machine import Remote
     from dem_build.session.session import Call
-
-__all__ = [
-    "Diagnosis",
-    "doctor",
-    "of_allocator",
-    "of_folder",
-    "of_hub",
-    "of_packages",
-    "of_remote",
-    "of_torch",
-]
 
 PACKAGE = "dem-build"
 TORCH_SECONDS = 180.0

@@ -14,13 +14,12 @@ from rich.text import Text
 from dem_build.cli.edit.changes import opened, put
 from dem_build.errors import UsageError
 from dem_build.recipe.json_schema import json_schema
+from dem_build.report.text import clean
 from dem_build.store.files import replace_file
-from dem_build.view.text import clean, make_console
+from dem_build.view.text import make_console
 
 if TYPE_CHECKING:
     from dem_build.session.session import Call
-
-__all__ = ["schema"]
 
 _LINE = re.compile(r"\A#:schema[^\n]*\n?")
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from dem_build.errors import UsageError
 from dem_build.report.quantities import size
+from dem_build.report.text import clean
 from dem_build.session.session import open_session, open_shared
 from dem_build.store.remote.survey import collect, survey, take
-from dem_build.view.text import clean, make_console, say, write_json
+from dem_build.view.text import make_console, say, write_json
 from dem_build.watch.watch import vouch
 from dem_build.wording import counted
 
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from dem_build.store import Record, Store
     from dem_build.store.gc.garbage import Policy
     from dem_build.store.remote.namespace import Namespace
-
-__all__ = ["gc_remote", "pull", "push", "verify_remote"]
 
 
 def push(call: Call, recipes: Sequence[str]) -> int:

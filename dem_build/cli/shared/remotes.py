@@ -10,11 +10,12 @@ from rich.table import Table
 from dem_build.errors import RemoteError, UsageError
 from dem_build.recipe.machine_file import load_machine, remotes_of
 from dem_build.report.quantities import size
+from dem_build.report.text import clean
 from dem_build.store.remote.address import open_bucket
 from dem_build.store.remote.folder import FolderBucket
 from dem_build.store.remote.probe import MARKER, initialise, read_marker
 from dem_build.store.remote.probe import probe as probe_bucket
-from dem_build.view.text import clean, make_console, write_json
+from dem_build.view.text import make_console, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from dem_build.machine import Remote
     from dem_build.session.session import Call
     from dem_build.store.remote.bucket import Bucket, Stored
-
-__all__ = ["init", "probe", "show"]
 
 
 def init(call: Call) -> int:

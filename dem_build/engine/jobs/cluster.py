@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from dem_build.machine import Machine
     from dem_build.store import Store
 
-__all__ = ["JOBS", "MOST_LOST", "Cluster", "JobWorker", "Needs"]
-
 JOBS = "jobs"
 """The store's folder for jobs."""
 LOOK_SECONDS = 0.5

@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from dem_build.engine.run import Runner
     from dem_build.store import Store
 
-__all__ = ["FINAL", "STOP", "command", "newest_step", "read_answers", "read_job", "run_job", "write_job"]
-
 JOB = "job.json"
 ANSWERS = "answers.jsonl"
 STOP = "stop"

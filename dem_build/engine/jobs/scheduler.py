@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from dem_build.digest import JSON
     from dem_build.machine import Machine
 
-__all__ = ["GROUP", "Ended", "Resources", "Scheduler", "SchedulerError", "open_scheduler"]
-
 GROUP = "dem_build.schedulers"
 """The entry-point group: name → a class whose instances are a `Scheduler`, made from the machine file's options."""
 _BUILT_IN = {"slurm": ("dem_build.engine.jobs.slurm", "Slurm")}

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from dem_build.digest import JSON
     from dem_build.engine.jobs.scheduler import Resources
 
-__all__ = ["HELD_BACK", "Slurm", "become"]
-
 HELD_BACK = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 """Signals that wait until our process can heed them."""
 SIGNAL_SECONDS = 120

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from dem_build.recipe.schema import Baseline, Mixture, Recipe
     from dem_build.recipe.toml import Key
 
-__all__ = ["RULES"]
-
 # Key of a baseline → the method that reads it.
 READ_BY = {"proportions": "mixing", "alpha": "mixing", "train": "mixing", "omega": "interpolation"}
 

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from dem_build.recipe.schema import Recipe, Vector
     from dem_build.recipe.toml import Key
 
-__all__ = ["RULES"]
-
 RULES = Rules()
 
 

@@ -8,15 +8,14 @@ from dem_build.action import TRUNK, UNHEALED
 from dem_build.actions.compose.methods import METHODS
 from dem_build.recipe.checks.tables import WRONG, Rules, datasets, gates, items, names, with_rows
 from dem_build.recipe.messages import Mistake, nearest
-from dem_build.recipe.schema import BASE_REVISION, Evaluate
+from dem_build.recipe.sections import BASE_REVISION, Evaluate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from dem_build.recipe.schema import Gate, Recipe
+    from dem_build.recipe.schema import Recipe
+    from dem_build.recipe.sections import Gate
     from dem_build.recipe.toml import Key
-
-__all__ = ["RULES", "TAKEN"]
 
 MODELS = ("composed", "base", "vectors")
 TAKEN = (*MODELS, BASE_REVISION)

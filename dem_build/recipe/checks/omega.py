@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from dem_build.recipe.schema import Dataset, Recipe, Vector
     from dem_build.recipe.toml import Key
 
-__all__ = ["RULES"]
-
 NUMBER = "give ω a number, such as omega = 0.5"
 
 GIVE_ROWS = "add one, or name another `method` in [compose]"

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from dem_build.recipe.schema import Dataset, Recipe, RowSource, Source, Vector
     from dem_build.recipe.toml import Key
 
-__all__ = ["RULES", "revisions_of_folders"]
-
 HUB_KEYS = ("config", "revision", "split")
 
 COLUMNS = {form: (*REQUIRED[form], *OPTIONAL[form]) for form in REQUIRED}

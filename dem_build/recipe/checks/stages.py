@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from dem_build.recipe.schema import Heal, Recipe, Trunk, Vector
     from dem_build.recipe.toml import Key
 
-__all__ = ["RULES"]
-
 RULES = Rules()
 
 

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar, Union, get_
 from pydantic import ValidationError
 
 from dem_build.action import HEAL, TRUNK
-from dem_build.recipe.schema import Source, Train
-from dem_build.recipe.sections import Table, with_one_length
+from dem_build.recipe.schema import Source
+from dem_build.recipe.sections import Table, Train, with_one_length
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -29,29 +29,6 @@ if TYPE_CHECKING:
 
     Rule = Callable[[Recipe], Iterator[Mistake]]
     RuleOfOne = Callable[[Recipe, Key, Any], Iterator[Mistake]]
-
-__all__ = [
-    "WRONG",
-    "Rules",
-    "WrongValueError",
-    "baselines",
-    "datasets",
-    "entries",
-    "gates",
-    "is_any",
-    "items",
-    "mixed",
-    "mixtures",
-    "names",
-    "omegas",
-    "recovered",
-    "sources",
-    "stages",
-    "trains",
-    "unless_wrong",
-    "vectors",
-    "with_rows",
-]
 
 T = TypeVar("T")
 M = TypeVar("M", bound=Table)

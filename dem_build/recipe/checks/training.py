@@ -6,15 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from dem_build.recipe.checks.tables import WRONG, Rules, datasets, is_any, mixtures, trains
 from dem_build.recipe.messages import Mistake, listed
-from dem_build.recipe.schema import IDLE, Train
+from dem_build.recipe.sections import IDLE, Train
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from dem_build.recipe.schema import Dataset, Mixture, Recipe
     from dem_build.recipe.toml import Key
-
-__all__ = ["RULES"]
 
 CHOOSING = ("load_best_model_at_end", "early_stopping_patience")
 NO_CHOICE = "has no effect while `eval_steps` is 0"

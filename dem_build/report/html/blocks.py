@@ -12,31 +12,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-__all__ = [
-    "NONE",
-    "Axis",
-    "Block",
-    "Cell",
-    "Cloud",
-    "DataTable",
-    "Exchanges",
-    "Fold",
-    "Lines",
-    "Mark",
-    "Notes",
-    "Panel",
-    "Question",
-    "Scatter",
-    "Section",
-    "Segment",
-    "Series",
-    "ShownAnswer",
-    "Strip",
-    "Strips",
-    "level",
-    "rival",
-]
-
 LEVELS = 5
 DIGITS = 2
 TICKS = 5

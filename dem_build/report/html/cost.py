@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from dem_build.report.inputs import ReportInputs
     from dem_build.report.mixing_cost import MixingCost, RouteCost
 
-__all__ = ["cost"]
-
 PARTS = {
     Part.SHARED: "base and data, which mixing needs too",
     Part.MODEL: "DEM: vectors, search of ω, composing",

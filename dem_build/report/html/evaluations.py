@@ -44,8 +44,6 @@ if TYPE_CHECKING:
     from dem_build.report.inputs import ReportInputs
     from dem_build.report.results import Results
 
-__all__ = ["baselines", "gain", "gates", "losses", "tasks"]
-
 WORDS = {
     Trend.BETTER: "better",
     Trend.WORSE: "worse",

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from dem_build.report.actions import MakeSection
     from dem_build.report.verdict import BuildVerdict
 
-__all__ = ["SECTIONS", "fragment", "render", "sections_of"]
-
 TEMPLATES = Path(__file__).parent / "templates"
 # A hyphen that begins a number: not one inside of a date, a range or a name.
 MINUS = re.compile(r"(?<![\w-])-(?=\d)")

@@ -32,22 +32,6 @@ if TYPE_CHECKING:
     from dem_build.store.records import Record
     from dem_build.store.roots import Root
 
-__all__ = [
-    "AGES",
-    "DAY",
-    "Census",
-    "Entry",
-    "RecordFile",
-    "Stats",
-    "Usage",
-    "digests_named_by",
-    "entries",
-    "record_entries",
-    "size_of",
-    "stats",
-    "take_census",
-]
-
 DAY = 86400.0
 AGES: Mapping[str, float] = {"day": DAY, "week": 7 * DAY, "month": 30 * DAY, "older": float("inf")}
 """Spans since the last use → how long each reaches back, in seconds; the youngest first."""

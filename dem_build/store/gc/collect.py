@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from dem_build.store.gc.garbage import Garbage, Leftovers, Policy
     from dem_build.store.local import CacheLayout
 
-__all__ = ["Collection", "collect"]
-
 WAIT_SECONDS = 60.0
 UNNAMED = "objects of no record"
 GONE = "roots of recipes that are gone"

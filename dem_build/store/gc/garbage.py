@@ -26,19 +26,6 @@ if TYPE_CHECKING:
     from dem_build.store.local import CacheLayout
     from dem_build.store.roots import Root
 
-__all__ = [
-    "GRACE_SECONDS",
-    "STALE_SECONDS",
-    "Garbage",
-    "Item",
-    "Leftovers",
-    "Policy",
-    "find_garbage",
-    "find_leftovers",
-    "is_gone",
-    "needed",
-]
-
 GRACE_SECONDS = DAY
 STALE_SECONDS = 30 * DAY
 """After which a root counts whose recipe this host cannot see, unfinished work that no recipe wants, a damaged file."""

@@ -10,8 +10,6 @@ from dem_build.store.remote.bucket import scheme_of
 if TYPE_CHECKING:
     from dem_build.store.remote.bucket import Bucket
 
-__all__ = ["open_bucket"]
-
 
 def open_bucket(url: str, endpoint: str | None = None, *, hurried: bool = False) -> Bucket:
     """What reaches a remote; nothing is asked of it yet.

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-__all__ = ["PIECE", "Bucket", "Stored", "scheme_of"]
-
 PIECE = 8 << 20
 """The most bytes of a name that are held at once while it is read."""
 

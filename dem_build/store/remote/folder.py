@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-__all__ = ["FolderBucket"]
-
 _PARTIAL = ".partial-"
 _ABSENT = (FileNotFoundError, NotADirectoryError)
 

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from huggingface_hub import HfApi
 
-__all__ = ["HubBucket"]
-
 _TYPES = {"datasets": "dataset", "models": "model"}
 _CONNECT, _ANSWER, _WRITE = 5, 30, 120  # seconds
 _ATTEMPTS = 10

@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from dem_build.store.remote.bucket import Stored
     from dem_build.store.remote.namespace import Namespace
 
-__all__ = ["BEAT_SECONDS", "Leased", "RemoteLeases", "leased"]
-
 BEAT_SECONDS = 60.0
 _VERSION = "dem-lease"
 _NUMBER = re.compile(r"[0-9]{1,15}")

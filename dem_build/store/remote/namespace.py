@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from dem_build.store.records import Record
     from dem_build.store.remote.bucket import Bucket, Stored
 
-__all__ = ["Connection", "Namespace", "key_of"]
-
 _RECORD = re.compile(
     r"/actions/[0-9a-f]{2}/(?P<key>[0-9a-f]{64})\.json$|/candidates/(?P<chosen>[0-9a-f]{64})/[0-9a-f]{64}\.json$"
 )

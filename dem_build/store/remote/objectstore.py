@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from obstore.store import ObjectStore
 
-__all__ = ["ObjectStoreBucket"]
-
 # Seconds. A small call ends within them, with all of its retries within about twice as many; of a large one, a piece.
 _CONNECT, _SMALL, _STALLED, _PART, _RETRY = 5, 15, 20, 120, 10
 _HURRIED = 3  # for all of a call of few bytes, once

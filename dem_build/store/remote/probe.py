@@ -22,8 +22,6 @@ from dem_build.store.files import nonce
 if TYPE_CHECKING:
     from dem_build.store.remote.bucket import Bucket
 
-__all__ = ["MARKER", "Marker", "ProbeResult", "initialise", "probe", "read_marker"]
-
 MARKER = "dem-remote.json"
 VERSION = 1
 _WRITERS = 8

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from dem_build.store import Record, Store
     from dem_build.store.remote.namespace import Connection, Namespace
 
-__all__ = ["NotKeptError", "Push", "Pushed", "Pusher", "push"]
-
 SENT_AT_ONCE = 4
 RECORDS_AT_ONCE = 4
 

@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from dem_build.store.records import Record
     from dem_build.store.remote.namespace import Namespace
 
-__all__ = ["Caller", "RemoteReader"]
-
 T = TypeVar("T")
 
 ASKED_AT_ONCE = 32

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from dem_build.store.gc.garbage import Policy
     from dem_build.store.remote.namespace import Namespace
 
-__all__ = ["Going", "HeldRecord", "Survey", "collect", "survey", "take"]
-
 READ_AT_ONCE = 32
 _ATTEMPTS = 2
 _DELETED_AT_ONCE = 200

@@ -8,8 +8,6 @@ from dem_build.actions.compose.methods.dem import EDIT
 from dem_build.actions.compose.methods.match import MATCH
 from dem_build.actions.compose.methods.method import Method
 
-__all__ = ["AUTO"]
-
 AUTO = Method(
     name="auto",
     formula="the best on validation rows of Θ + Σ ωᵢ ΔΘᵢ, one ω a layer, and matching",

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from dem_build.actions.compose.methods.method import Chunk, Tensor, Values
 
-__all__ = ["DARE", "kept", "philox_key"]
-
 BLOCK = 8  # numbers of 32 bits that Philox gives for one value of its counter
 
 

@@ -9,8 +9,6 @@ from dem_build.actions.compose.methods.method import Method
 if TYPE_CHECKING:
     from dem_build.actions.compose.methods.method import Chunk, Values
 
-__all__ = ["EDIT"]
-
 
 def _edit(chunk: Chunk) -> Values:
     """Result = Θ; for each vector: result = result + (ω · ΔΘ)."""

@@ -9,8 +9,6 @@ from dem_build.actions.compose.methods.method import Method
 if TYPE_CHECKING:
     from dem_build.actions.compose.methods.method import Chunk, Values
 
-__all__ = ["INTERPOLATION"]
-
 
 def _interpolate(chunk: Chunk) -> Values:
     """Result = 0; for each vector: result = result + (ω · (Θ + ΔΘ))."""

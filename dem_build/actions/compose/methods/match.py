@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dem_build.actions.compose.methods.method import Method
 
-__all__ = ["MATCH"]
-
 MATCH = Method(
     name="match",
     formula="argmin_W Σ aᵢ ‖W zᵢ − Wᵢ xᵢ‖² + λ ‖W − W₀‖²",

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     Values = NDArray[np.float32]
 
-__all__ = ["Chunk", "Method", "Tensor", "pieces"]
-
 PIECE = 1 << 20  # elements
 
 

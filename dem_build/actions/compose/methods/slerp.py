@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from dem_build.actions.compose.methods.method import Chunk, Tensor, Values
 
-__all__ = ["SLERP"]
-
 STRAIGHT = 0.9995  # above this |cos| the arc is taken for its chord, as mergekit does
 NO_LENGTH = 1e-8  # below this length a tensor has no direction: cos is 0 then
 

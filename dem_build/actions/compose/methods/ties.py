@@ -16,8 +16,6 @@ from dem_build.actions.compose.methods.method import Method, pieces
 if TYPE_CHECKING:
     from dem_build.actions.compose.methods.method import Chunk, Tensor, Values
 
-__all__ = ["TIES"]
-
 HALF = 16  # bits
 
 

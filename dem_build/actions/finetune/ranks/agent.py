@@ -14,8 +14,6 @@ from dem_build.actions.finetune.ranks.begin import PARENT
 from dem_build.actions.finetune.ranks.launch import AGENT
 from dem_build.parent import die_with_parent
 
-__all__ = ["main"]
-
 
 def main(folder: Path, ranks: int, module: str) -> None:
     """Run so many ranks of a folder, each of which is a module; those that failed are told in a file."""

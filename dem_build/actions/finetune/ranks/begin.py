@@ -11,8 +11,6 @@ from dem_build.actions.finetune.ranks.launch import PACKAGE
 from dem_build.hardware import gpus
 from dem_build.parent import die_with_parent
 
-__all__ = ["PARENT", "main"]
-
 PARENT = "DEM_RANKS_AGENT"
 """The environment variable by which a rank knows the process that started it."""
 VISIBLE = "CUDA_VISIBLE_DEVICES"

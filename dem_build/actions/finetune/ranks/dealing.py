@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from dem_build.model.batches import RowOrder
 
-__all__ = ["Dealt", "or_blank"]
-
 BLANK = 2  # tokens of a row that counts for nothing
 
 

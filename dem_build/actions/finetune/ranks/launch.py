@@ -35,19 +35,6 @@ if TYPE_CHECKING:
     from dem_build.digest import JSON
     from dem_build.step import Context, Provenance
 
-__all__ = [
-    "AGENT",
-    "PACKAGE",
-    "RANK",
-    "SINGLE",
-    "Work",
-    "is_sharded",
-    "ranks_of",
-    "refuse_sharded",
-    "train_on_ranks",
-    "trained_over_ranks",
-]
-
 PACKAGE = __package__ or "dem_build.actions.finetune.ranks"
 RANK = f"{PACKAGE}.begin"
 AGENT = "agent.json"

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from dem_build.checkpoint.reader import Checkpoint
     from dem_build.digest import Digest
 
-__all__ = ["OPTIMIZER", "load_optimizer", "load_weights", "refuse_regrouped", "save_state", "write_rows"]
-
 WEIGHTS = "model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 ALONE = "optimizer.pt"

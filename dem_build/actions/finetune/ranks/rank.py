@@ -45,8 +45,6 @@ if TYPE_CHECKING:
     from dem_build.digest import JSON
     from dem_build.step import Inputs, Provenance
 
-__all__ = ["RankRun", "main", "train_rank"]
-
 TORCHRUN = (
     "RANK",
     "LOCAL_RANK",

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
     from dem_build.digest import JSON
 
-__all__ = ["Ranks", "Sharded", "first_row", "length_of", "refuse_skipping"]
-
 SKIPS = ("layerdrop", "decoder_layerdrop", "encoder_layerdrop")
 """What configs call the chance that a layer is left out of a pass."""
 BUG = "a bug in dem, or in this version of torch: train with one process an action"

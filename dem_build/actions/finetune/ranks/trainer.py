@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from dem_build.actions.finetune.ranks.sharding import Sharded
     from dem_build.data.arrays import TokenRows
 
-__all__ = ["AgreedProgress", "ShardedTrainer"]
-
 SCHEDULER = "scheduler.pt"
 STATE = "trainer_state.json"
 
