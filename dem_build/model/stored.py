@@ -16,6 +16,16 @@ if TYPE_CHECKING:
 
     from dem_build.digest import Digest
 
+# transformers' two are named here so that `study` need not import it, not even for types.
+__all__ = [
+    "PreTrainedModel",
+    "PreTrainedTokenizerBase",
+    "Tensors",
+    "pretrained",
+    "pretrained_tokenizer",
+    "vector_tensors",
+]
+
 Tensors: TypeAlias = dict[str, torch.Tensor]
 
 

@@ -19,9 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from os import PathLike
 
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-    from dem_build.model.stored import Tensors
+    from dem_build.model.stored import PreTrainedModel, PreTrainedTokenizerBase, Tensors
     from dem_build.session.session import Session
 
 LOADED = frozenset({*TOKENIZER_FILES, ADAPTER_CONFIG, GENERATION_CONFIG})

@@ -66,7 +66,7 @@ def tsne_states(folder, size: int) -> np.ndarray:
     context = make_context(folder, threads=1)
     context.machine = Machine(eval_batch_size=size)
     rows = TokenRows.open(skill("up").validation)
-    return tsne._states(model(), [rows[i] for i in range(len(rows))], context)
+    return tsne._states(model(), [rows[i] for i in range(len(rows))], "float32", context)
 
 
 def test_no_more_rows_than_asked_for(tmp_path):

@@ -102,6 +102,12 @@ def test_ctrl_c_ends_what_is_fetched_and_keeps_what_came(two):
     assert 0 < left[0].stat().st_size < 1000
 
 
+class _Worker(SimpleNamespace):
+    """What a build asks of a worker, which it keeps in sets and tables."""
+
+    __hash__ = object.__hash__
+
+
 @pytest.mark.parametrize("idle", [False, True])
 def test_whose_inputs_came_while_no_worker_was_free_others_may_run(two, *, idle):
     """One training at a time runs here: with the leases of all whose data was fetched, others would wait in vain."""
@@ -113,7 +119,7 @@ def test_whose_inputs_came_while_no_worker_was_free_others_may_run(two, *, idle)
     heavy = replace(MODEL, kind=replace(MODEL.kind, light=False))
     plan = make_plan(Graph({"base": BASE, "model": heavy}), two.store.records, History())
     given: list[Any] = []
-    worker: Any = SimpleNamespace(
+    worker: Any = _Worker(
         takes=lambda _kind: True, submit=given.append, slot=Slot((), 1), request=None, pid=1
     )
     free = [worker]

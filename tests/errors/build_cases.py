@@ -326,7 +326,7 @@ AFTER_A_BUILD = (
         "A model without one of its vectors has no loss",
         (
             "error: loss:add: the loss of item 0 is not finite: without up\n"
-            '  hint:  that model is broken or overflows its dtype; try `dtype = "float32"` in [compose]'
+            '  hint:  the model is broken or overflows its dtype; try `dtype = "float32"` in [compose]'
         ),
         call="blame recipe.toml add 0",
         before="build recipe.toml",

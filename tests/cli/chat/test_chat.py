@@ -383,8 +383,10 @@ class Pty:
         """Press Ctrl-C until a text is shown: Python's readline misses a signal that comes just before it waits."""
         while text not in self.shown:
             self.type("\x03")
-            if multiprocessing.connection.wait([self._ours, self.process.sentinel], 20):
-                self.more()
+            pressed = time.monotonic()
+            while text not in self.shown and time.monotonic() - pressed < 20:  # the key's echo comes first
+                if multiprocessing.connection.wait([self._ours, self.process.sentinel], 1):
+                    self.more()
         self.until(text)
 
     def end(self) -> int | None:
