@@ -9,7 +9,7 @@
 # Both draw `default_rng(seed).permutation(rows)`; `shuffle` keeps it all, the split takes its test rows from its front. Their
 # docstrings do not say so. We found no report.
 # Why it matters: a smaller training set for a first try, or rows to calibrate on, drawn from the whole with the seed that everybody uses,
-# are rows of the test set, all of them. `dem` puts a row on its side by a hash of its prompt, and no seed decides.
+# are rows of the test set, all of them where it is as large. `dem` puts a row on its side by a hash of its prompt, and no seed decides.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -6,7 +6,7 @@
 # Guess before looking: none of this behaviour; it was met in a loop over models whose results were all the same. One would expect the
 # weights of the files that are there when `run_merge` is called.
 # Seen, in a loop over the weight of a first merge whose output a second merge halves: the first merge's file is right each time, and the
-# second merge is that of the loop's first weight each time, bit for bit, without a word. In a process of its own it is right.
+# second merge is that of the loop's first weight each time, without a word. In a process of its own it is right.
 # Promised: nothing of a cache. Loaders are kept in one table of the process by the model's name (`LoaderCache`), each with the file
 # it read last open; `run_merge` empties it at no time. No issue of it was found.
 # Why it matters: a search over recipes in two stages, or a model to which skills are added one after another at one path, measures its

@@ -6,8 +6,7 @@
 # Guess before looking: the model that was saved; at most a warning that two patterns fit one module.
 # Seen, with an alpha of 64 for `layers.0.mlp.down_proj` and then one of 16 for `down_proj`: layer 0 has a scale of 8 while it is trained
 # and of 2 once it is loaded, more than half of the change to the logits is gone, and nothing is said. Saved again it stays so. The other
-# order, and patterns of which the special one comes first by alphabet as well, are loaded as they were. With `rank_pattern` the load
-# fails over the shapes instead.
+# order, and patterns of which the special one comes first by alphabet as well, are loaded as they were.
 # Promised: a mapping from names or expressions to alphas; of order, nothing. No issue of it was found. peft takes the first key that
 # matches (`get_pattern_key`), and writes the config with its keys sorted, those within the mapping too.
 # Why it matters: what was evaluated at the end of training is not what is published, merged or served. The files alone do not tell.

@@ -7,8 +7,8 @@
 # equal ones by chance alone, as between far seeds.
 # Seen of leg_counting, in chunks of 500: 10,000 rows have 519 different questions, of seeds 42 + 0 to 42 + 518. Of 1,000 rows of seed 43, 999 are
 # among 1,000 of seed 42, and 942 of those of seed 100; of seed 1,000,042 none. A composite of two tasks: 199 of 200.
-# Example i of seed s is made with the random seed s + i, and the next chunk has the seed s + 1. So it was in 93 of the 98 families that we had
-# tried with 12 rows each; not in acre, codeio, gsm_symbolic, knight_swap and list_functions. We found no report.
+# Example i of seed s is made with the random seed s + i, and the next chunk has the seed s + 1. So it was, in a try with 12 rows each that is not
+# repeated below, in 93 of 98 families; not in acre, codeio, gsm_symbolic, knight_swap and list_functions. We found no report.
 # Why it matters: RL on "infinite" puzzles trains on a few hundred, each seen hundreds of times, and a held-out set by the next seed, or by
 # any that is nearer than the rows are many, measures what was learnt by heart. `dem` makes its demo's puzzles with seeds a million apart.
 set -euo pipefail

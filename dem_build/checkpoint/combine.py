@@ -39,6 +39,9 @@ UNIT = 1 << 20  # elements that one thread does before it takes the next and tel
 ROW = 1 << 13  # elements of one dot product
 POLL_SECONDS = 0.2
 
+_LARGEST = {"BF16": 3.3895314e38, "F16": 65504.0, "F32": float(np.finfo(np.float32).max)}
+"""Code of a float format → the largest number in it."""
+
 
 @dataclass(frozen=True)
 class Combination:
@@ -405,11 +408,13 @@ class _Kernel:
         # Read again, in their own order: in the buffers they lie in two planes.
         base = self._what.base.floats(tensor, start, n)
         parts = [delta.floats(delta.tensors[tensor.name], start, n) for delta in self.deltas]
-        shares = [np.abs(np.float64(w) * part) for w, part in zip(omegas, parts, strict=True)]
-        if not shares or not np.isfinite(base).all() or not any(of.any() for of in shares):
+        edits = [np.float64(w) * part for w, part in zip(omegas, parts, strict=True)]
+        largest = _LARGEST[code]
+        bad = ~(np.abs(base + sum(edits)) <= largest)
+        if not edits or not bad.any() or not (np.abs(base[bad]) <= largest).all():
             return CheckpointError(what, hint="the base is damaged, or the format too narrow for it")
-        worst = max(range(len(shares)), key=lambda i: float(shares[i].max()))
-        place = int(shares[worst].argmax())
+        shares = np.abs(edits) * bad
+        worst, place = (int(i) for i in np.unravel_index(shares.argmax(), shares.shape))
         vector = self._what.named(worst)
         return CheckpointError(
             f"{what}: element {start + place} is {base[place]:.3g} in the base and {parts[worst][place]:.3g} in "

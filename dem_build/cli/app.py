@@ -567,7 +567,7 @@ def _hint(error: click.ClickException) -> str | None:
     recipe = error.ctx.params.get("recipe")
     if recipe is None:
         return None
-    if not Path(recipe).exists():  # it is what was meant to follow the recipe
+    if not os.path.exists(recipe):  # noqa: PTH110  a name that is too long is one, too; it is what was meant to follow the recipe
         return _recipes_to_name(error.ctx.command_path, recipe)
     return f"`dem plan {recipe}` lists the actions" if error.param is ACTION else None
 

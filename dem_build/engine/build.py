@@ -387,16 +387,17 @@ class _Build:
         if memory is None or not needed:
             return True
         others = {other: n for other, n in self.needs.items() if n and other is not worker}
-        if needed + sum(others.values()) > memory.free:
-            # What idle workers keep loaded takes room, and nobody waits for it.
-            for other in [w for w in others if w.request is None]:
-                other.kill()
-                del others[other], self.needs[other]
-        left = memory.free - sum(others.values())
-        if others and needed > left:
-            beside = together(w.request.name for w in others if w.request is not None)
+        busy = [other for other in others if other.request is not None]
+        left = memory.free - sum(others[other] for other in busy)
+        if busy and needed > left:
+            beside = together(other.request.name for other in busy if other.request is not None)
             self._tell_crowded(action, needed, f"{gigabytes(max(left, 0))} are left beside {beside}")
             return False
+        if needed + sum(others.values()) > memory.free:
+            # What idle workers keep loaded takes room, and nobody waits for it.
+            for other in others.keys() - busy:
+                other.kill()
+                del self.needs[other]
         return True
 
     def _needed(self, action: Action) -> int:

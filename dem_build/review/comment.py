@@ -63,12 +63,13 @@ def _passed(recipes: Sequence[RecipeReview]) -> str:
         if weaker
         else ""
     )
-    if all(m.worth is Trend.UNKNOWN for m in metrics):
+    worths = [m.worth for m in metrics if m.worth is not Trend.UNKNOWN]
+    if not worths:
         return f"{judged}{less}; no metric was compared"
-    worths = [m.worth for m in metrics]
+    unknown = f"; {found} more could not be compared" if (found := len(metrics) - len(worths)) else ""
     better = f", {found} better" if (found := worths.count(Trend.BETTER)) else ""
     worse = worths.count(Trend.WORSE) or "none"
-    return f"{judged}{less}; of {counted(len(worths), 'metric')} {worse} worse{better}"
+    return f"{judged}{less}; of {counted(len(worths), 'metric')} {worse} worse{better}{unknown}"
 
 
 def comment(review: Review) -> str:

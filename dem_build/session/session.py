@@ -134,14 +134,14 @@ class Session:
 
         None where nothing is published, or the cache knows the recipe or anything that it makes.
         """
-        if self.root["actions"] or self.plan.of(Status.HIT):
+        if self.root["actions"] or any(verdict.record for verdict in self.plan.verdicts.values()):
             return None
         with suppress(StoreError):  # a link in the place of `out/` is told by what would publish there
             folder = self.destination().folder
             if (folder / "model").is_dir():
                 return (
-                    f"{folder} was built, and {self.store.root} has nothing of it: all would be made again; if that "
-                    "cache was moved, name it with --cache, $DEM_CACHE or `cache` in machine.toml"
+                    f"{folder} was built, and {self.store.root} has nothing of it: all is made again; if its cache "
+                    "was moved, stop, and name it with --cache, $DEM_CACHE or `cache` in machine.toml"
                 )
         return None
 

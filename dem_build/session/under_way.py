@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dem_build.actions.checkpoints import newest_complete, step_of
+from dem_build.errors import StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,7 +43,9 @@ def under_way(plan: Plan, store: Store) -> Iterator[UnderWay]:
         if verdict.key is None or verdict.record is not None:  # what is rebuilt begins anew
             continue
         holder = store.leases.holder(verdict.key) if verdict.key in leased else None
-        found = [newest_complete(run / "checkpoints") for run in store.work.previous(verdict.key)]
+        found = []
+        with suppress(StoreError):  # which the build that is at work removes in this moment
+            found = [newest_complete(run / "checkpoints") for run in store.work.previous(verdict.key)]
         saved = max((step_of(checkpoint) for checkpoint in found if checkpoint is not None), default=None)
         if holder is not None or saved is not None:
             yield UnderWay(verdict.action.name, None if holder is None else str(holder), saved)

@@ -213,6 +213,16 @@ def test_a_sum_that_overflows_names_the_element_the_vector_and_its_omega(tmp_pat
     assert "lower `omega` of vector 111111111111… in the recipe" in caught.value.hint
 
 
+def test_a_sum_that_overflows_is_not_laid_to_a_larger_share_that_does_not(tmp_path, imported):
+    vectors = [random_vector(imported, seed=seed, scale=1e-4) for seed in (1, 2)]
+    for vector in vectors:
+        vector["model.norm.weight"].reshape(-1)[3] = 2e38
+    vectors[0]["model.norm.weight"].reshape(-1)[5] = 3e38
+    paths = [store_vector(tmp_path / str(i), vector) for i, vector in enumerate(vectors)]
+    with pytest.raises(CheckpointError, match=r"element 3 is \S+ in the base and 1\.99e\+38 in "):
+        run_compose(imported, tmp_path / "composed", [(path, 1.0) for path in paths])
+
+
 def test_a_small_omega_makes_an_enormous_weight_harmless_and_its_length_is_told(tmp_path, imported):
     path = enormous(imported, tmp_path / "delta", 2e38)
     made = run_compose(imported, tmp_path / "composed", [(path, 1e-38)])

@@ -113,6 +113,10 @@ def test_a_review_that_passes_says_first_what_became_worse():
     assert passing(metrics=(better,)) == (
         "✓ nothing failed, and no gate asks for anything; of 1 metric none worse, 1 better"
     )
+    alone = Metric(on="loss:alone", metric="loss")
+    assert passing(metrics=(better, alone), gates=(gate,)) == (
+        "✓ no gate failed; of 1 metric none worse, 1 better; 1 more could not be compared"
+    )
     weaker = Weakened(gate="loss on worse", how="loosened", was="at most 1", now="at most 2", passed=True)
     assert passing(gates=(gate,), weakened=(weaker,)) == (
         "✓ no gate failed; 1 gate asks for less than at the base; no metric was compared"
