@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -78,6 +79,13 @@ def slots(machine: Machine) -> list[Slot]:
     count = min(count, len(sets)) if sets else count
     threads = max(1, cpus() // count)
     return [Slot(sets[i] if sets else (), threads) for i in range(count)]
+
+
+def known_slots(machine: Machine) -> list[Slot]:
+    """This machine's slots; none where a build says what is wrong with them."""
+    with suppress(UsageError):
+        return slots(machine)
+    return []
 
 
 def _gpu_sets(gpus: list[str], machine: Machine) -> list[tuple[str, ...]]:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from bisect import insort
-from contextlib import suppress
+from collections import ChainMap
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from heapq import heappop, heappush
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from dem_build.errors import UsageError
 from dem_build.estimate.due import on_gpu, same_work
 from dem_build.estimate.estimates import Estimator
 from dem_build.hardware import gigabytes, room
-from dem_build.slots import slots
+from dem_build.slots import known_slots
 from dem_build.wording import together
 
 if TYPE_CHECKING:
@@ -23,7 +21,7 @@ if TYPE_CHECKING:
     from dem_build.digest import JSON
     from dem_build.estimate.estimates import Estimate
     from dem_build.machine import Machine
-    from dem_build.plan import Plan
+    from dem_build.plan import Plan, Verdict
     from dem_build.store import Record, Store
 
 
@@ -40,6 +38,7 @@ class SharedMemory:
     machine: Machine
     free: int
     _told: dict[tuple[str, tuple[str, ...]], int] = field(default_factory=dict, repr=False, compare=False)
+    _estimators: dict[str | None, Estimator] = field(default_factory=dict, repr=False, compare=False)
 
     def of(self, action: Action, records: Mapping[str, Record]) -> int:
         """The bytes that an action needs, about, of what holds a whole model at least that; 0 where it is not known.
@@ -52,14 +51,15 @@ class SharedMemory:
         asked = action.name, tuple(record.key for record in records.values())
         if asked not in self._told:
             verdicts = {n: replace(self.plan.verdicts[n], record=record) for n, record in records.items()}
-            plan = replace(self.plan, verdicts={**self.plan.verdicts, **verdicts})
-            estimator = Estimator.of_plan(plan, self.store, self.machine) if verdicts else self._planned
+            # Laid over the plan's and not copied: a build of ten thousand actions asks as often.
+            over = ChainMap(verdicts, cast("dict[str, Verdict]", self.plan.verdicts))
+            plan = replace(self.plan, verdicts=over)
+            base = records["base"].key if "base" in records else None
+            if base not in self._estimators:  # which reads the base's config
+                self._estimators[base] = Estimator.of_plan(plan, self.store, self.machine)
+            estimator = replace(self._estimators[base], plan=plan)
             self._told[asked] = estimator.held(self.plan.verdicts[action.name])
         return self._told[asked]
-
-    @cached_property
-    def _planned(self) -> Estimator:
-        return Estimator.of_plan(self.plan, self.store, self.machine)
 
 
 def shared_memory(plan: Plan, store: Store, machine: Machine) -> SharedMemory | None:
@@ -132,9 +132,7 @@ def at_once(plan: Plan, found: Sequence[Estimate], store: Store, machine: Machin
 
 def _slots(machine: Machine) -> int:
     """How many actions run at once on this machine; 1 where jobs run them, whose number their cluster decides."""
-    with suppress(UsageError):  # a build says what is wrong
-        return len(slots(machine)) if machine.engine == "local" else 1
-    return 1
+    return max(1, len(known_slots(machine))) if machine.engine == "local" else 1
 
 
 def _after(plan: Plan, names: Sequence[str]) -> list[set[str]]:

@@ -12,15 +12,13 @@ import math
 import os
 from bisect import bisect_right
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dem_build.actions import KINDS
 from dem_build.digest import canonical
-from dem_build.errors import UsageError
 from dem_build.estimate.due import DueAction, on_gpu
-from dem_build.slots import slots
+from dem_build.slots import known_slots
 from dem_build.workload import inputs_of
 
 if TYPE_CHECKING:
@@ -152,9 +150,7 @@ def _threads(machine: Machine) -> int | None:
     """CPU threads that an action has where they set its pace; None on a GPU, in jobs and where nothing can run."""
     if machine.engine != "local" or on_gpu(machine):
         return None
-    with suppress(UsageError):  # a build says what is wrong
-        return slots(machine)[0].threads
-    return None
+    return next((slot.threads for slot in known_slots(machine)), None)
 
 
 def _runs_like(record: Record, machine: Machine, threads: int | None) -> bool:
