@@ -40,6 +40,8 @@ COMPOSED = "composed"
 TRUNK = "trunk"
 HEAL = "heal"
 UNHEALED = "unhealed"
+OF_A_VECTOR = ("gram", "saliency")
+"""What some ways to compose ask of each vector, as the first part of an action's name: it is of that vector alone."""
 MODEL_PARTS = ("weights", "config", "tokenizer", "generation_config")
 
 

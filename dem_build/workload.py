@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 JUDGING = ("data/validation", "data/rows")
 """Tags of what searches and curves judge by."""
+SAMPLE = "data/sample"
+"""The tag of a dataset's sample of training rows."""
 
 
 class Due(Protocol):

@@ -172,6 +172,11 @@ GIVEN = {
         [*BASE[:2], taken("delta", hexes("7")), taken("data/sample", hexes("5"))],
         [],
     ),
+    "saliency": (
+        {"rows": 32, "dtype": "bfloat16"},
+        [*BASE[:2], taken("delta", hexes("7")), taken("data/sample", hexes("5"))],
+        [],
+    ),
     "regmean": (
         {"dtype": "bfloat16", "ridge": 2.0},
         [

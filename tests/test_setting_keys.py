@@ -117,6 +117,7 @@ SETTINGS = [
     ("compose", "rows", "8", 'method = "match"\n'),
     ("compose", "ridge", "3.0", 'method = "match"\n'),
     ("compose", "prior", "0.5", 'method = "match"\n'),
+    ("compose", "saliency", "true", 'method = "match"\n'),
     ("tune", "search", '"grid"', ""),
     ("tune", "objective", '"mean"', ""),
     ("tune", "granularity", '"layer"', ""),

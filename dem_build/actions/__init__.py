@@ -27,6 +27,7 @@ from dem_build.actions.mix import spec as mix_spec
 from dem_build.actions.prepare import spec as prepare_spec
 from dem_build.actions.regmean import spec as regmean_spec
 from dem_build.actions.response import spec as response_spec
+from dem_build.actions.saliency import spec as saliency_spec
 from dem_build.actions.sample import spec as sample_spec
 from dem_build.actions.score import spec as score_spec
 from dem_build.actions.task import spec as task_spec
@@ -57,6 +58,7 @@ SPECS: tuple[Spec, ...] = (
     extract_spec,
     tune_spec,
     compose_spec,
+    saliency_spec,
     match_spec,
     weigh_spec,
     gram_spec,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from dem_build.action import BASE, HEAL, MODEL, TRUNK, TUNE, UNHEALED
+from dem_build.action import BASE, HEAL, MODEL, OF_A_VECTOR, TRUNK, TUNE, UNHEALED
 from dem_build.actions.mix.spec import KIND as MIX
 from dem_build.compare.keys import Standing
 from dem_build.plan import Difference, differences
@@ -274,7 +274,9 @@ def _in_both(old: Node, new: Node) -> Iterator[Cause]:
 def _composes(action: Action, graph: Graph) -> bool:
     """Whether an action is there for the way to compose, beside that which makes the model."""
     prefix, _, name = action.name.partition(":")
-    return name not in graph.baselines and (prefix in (TUNE, "gram", "choice") or name in graph.candidates)
+    return name not in graph.baselines and (
+        prefix in (TUNE, "choice", *OF_A_VECTOR) or name in graph.candidates
+    )
 
 
 def _parameter(name: str, found: Difference) -> Cause:

@@ -32,6 +32,7 @@ from dem_build.json_text import parse_json, quantity
 from dem_build.lock import hub
 from dem_build.plan import preimage_of
 from dem_build.store.records import MOST_COUNTED
+from dem_build.workload import SAMPLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -214,16 +215,16 @@ def training_of(verdict: Verdict, plan: Plan) -> Training:
 
 
 def search_length(action: Action, plan: Plan) -> int | None:
-    """The most tokens of a row that a search or its curves judge by; None for what is neither, or has none."""
-    return None if action.kind.slopes is None else judged_length(action, plan)
+    """The most tokens of a row that derivatives or curves are of; None for what has neither, or no rows."""
+    return None if action.kind.slopes is None else judged_length(action, plan, (*JUDGED, SAMPLE))
 
 
-def judged_length(action: Action, plan: Plan) -> int | None:
-    """The most tokens of a row that an action judges by; None where it has none.
+def judged_length(action: Action, plan: Plan, tags: Sequence[str] = JUDGED) -> int | None:
+    """The most tokens of a row that an action takes under some tags; None where it has none.
 
     Of data that are prepared it is the longest row's, and before that as many as a row may have.
     """
-    judged = [taken.at for taken in action.takes if taken.of in JUDGED]
+    judged = [taken.at for taken in action.takes if taken.of in tags]
     return max((_longest(edge, plan.verdicts[edge.action]) for edge in judged), default=None)
 
 
@@ -238,7 +239,10 @@ def judged_repeat(action: Action, plan: Plan) -> bool:
 
 
 def _longest(split: Edge, data: Verdict) -> int:
-    recorded = data.record.count("splits", split.output, "longest") if data.record is not None else None
+    if split.output == "sample":
+        recorded = max(sample_lengths(data.record) or (), default=None)
+    else:
+        recorded = data.record.count("splits", split.output, "longest") if data.record is not None else None
     most: int = data.action.params["max_length"]
     return most if recorded is None else min(recorded, most)
 

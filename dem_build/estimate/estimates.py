@@ -32,6 +32,7 @@ from dem_build.estimate.memory import (
 )
 from dem_build.estimate.times import Times
 from dem_build.lock import hub
+from dem_build.workload import SAMPLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -155,9 +156,11 @@ class Estimator:
             )
         if verdict.action.kind.streams:
             return self._matching_memory(verdict.action, self.shape)
-        if any(taken.at.output == "sample" for taken in verdict.action.takes):
+        if verdict.action.kind.slopes is not None:
+            return self._search_memory(verdict.action, self.shape)
+        if any(taken.of == SAMPLE for taken in verdict.action.takes):
             return self._weighing_memory(verdict.action, self.shape)
-        return self._search_memory(verdict.action, self.shape)
+        return None
 
     def _matching_memory(self, action: Action, shape: Shape) -> int:
         matching = matching_of(action, self.plan)
@@ -177,7 +180,7 @@ class Estimator:
             return None
         judging = Judging(
             length,
-            action.params["max_samples"],
+            action.params.get("max_samples", 1),  # what has none takes one row at a time
             slopes(action),
             gradients=action.kind.gradients,
             repeats=judged_repeat(action, self.plan),

@@ -335,6 +335,12 @@ class Compose(Table):
         description="c, what the mean of the vectors is multiplied by in the prior: a number, or `fit`: between 1 and "
         "the number of vectors, as each layer's rows say, and 1 where nothing is fitted.",
     )
+    saliency: bool = Field(
+        default=False,
+        description="Whether a token weighs by its saliency where a layer is fitted: by how much what the layer puts "
+        "out of it moves the loss of the dataset's own model. It is taken once for each vector, by a backward pass "
+        "over its `rows`.",
+    )
     salt: Salt = None
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from dem_build.action import BASE, COMPOSED, MODEL, TUNE
+from dem_build.action import BASE, COMPOSED, MODEL, OF_A_VECTOR, TUNE
 from dem_build.report.quantities import duration
 from dem_build.wording import counted
 
@@ -153,7 +153,12 @@ def part_of(action: Action, graph: Graph) -> Part:
         return Part.SHARED
     # What was made to choose from is what the chosen one cost.
     makes = action.name in (graph.origin, graph.composing, MODEL, TUNE)
-    if makes or prefix in ("vector", "choice", "gram") or name in graph.stages or name in graph.candidates:
+    if (
+        makes
+        or prefix in ("vector", "choice", *OF_A_VECTOR)
+        or name in graph.stages
+        or name in graph.candidates
+    ):
         return Part.MODEL
     return Part.REFERENCES if prefix == MODEL else Part.ANALYSIS
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from dem_build.action import BASE, HEAL, MODEL, TRUNK, TUNE
+from dem_build.action import BASE, HEAL, MODEL, OF_A_VECTOR, TRUNK, TUNE
 from dem_build.report.cost import DEM, BuildCost, by_device, rounded
 from dem_build.report.quantities import count, duration
 from dem_build.wording import first_of, together
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from dem_build.graph import Graph
     from dem_build.report.cost import Cost
 
-OF_A_VECTOR = ("extract", "gram")
-"""Kinds of which a vector has an action of its own."""
 FEWEST = 2
 """Datasets that there are to mix."""
 AS_MANY = 0.01
@@ -266,7 +264,9 @@ class _Comparison:
         self.choosing = [*self.searches, *(a.name for a in takes if a.kind.name == "loss")]
         self.making = [a.name for a in takes if a.kind.name not in ("tune", "loss")]
         # What is made anew where a dataset is added: neither a trunk, nor what is of another vector alone.
-        kept = {f"data:{TRUNK}", graph.origin} | {a.name for a in takes if a.kind.name in OF_A_VECTOR}
+        kept = {f"data:{TRUNK}", graph.origin} | {
+            a.name for a in takes if a.kind.name in ("extract", *OF_A_VECTOR)
+        }
         self.remade = [name for name in self.making if name not in kept]
         self.remade += [f"vector:{HEAL}"] if HEAL in graph.stages else []
         first = costs.get(self.vectors[0])
@@ -297,7 +297,7 @@ class _Comparison:
         one, alone = (self._one(chosen=among) for among in (chosen, False))
         edits, remade = {}, self._seconds(self.remade)
         for name in self.datasets:  # another one in its place; vectors from elsewhere stay as they are
-            data, *own = (self._seconds([f"{of}:{name}"]) for of in ("data", "vector", "gram"))
+            data, *own = (self._seconds([f"{of}:{name}"]) for of in ("data", "vector", *OF_A_VECTOR))
             edits[name] = EditCost(data + sum(own), search + remade, data + alone.total)
         return MixingCost(
             self.device,

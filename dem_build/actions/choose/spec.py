@@ -9,7 +9,7 @@ from dem_build.actions.compose.methods import METHODS
 from dem_build.actions.compose.methods.auto import AUTO
 from dem_build.actions.compose.spec import tuned_model
 from dem_build.actions.loss.spec import loss_action
-from dem_build.actions.match.spec import matched_model
+from dem_build.actions.match.spec import matched_model, saliencies
 from dem_build.actions.tune.spec import rows_choose, tune_action
 from dem_build.workload import JUDGING
 
@@ -51,6 +51,7 @@ def composing(recipe: Recipe, name: str, omega: Mapping[str, float | None]) -> l
         tune_action(recipe, {}, layered, granularity="layer"),
         tuned_model(recipe, f"model:{SUM}", omega, TUNE),
         tuned_model(recipe, f"model:{LAYERS}", omega, layered),
+        *saliencies(recipe, dict.fromkeys(omega, 1.0)),
         matched_model(recipe, f"model:{MATCH}", dict.fromkeys(omega, 1.0)),
     ]
     return [*actions, *_losses(recipe), _choice(recipe, name)]

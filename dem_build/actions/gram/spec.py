@@ -5,12 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dem_build.action import BASE, Action, Edge, Input, Kind
-from dem_build.workload import Workload
+from dem_build.workload import SAMPLE, Workload
 
 if TYPE_CHECKING:
     from dem_build.recipe import Recipe
-
-SAMPLE = "data/sample"
 
 KIND = Kind(
     name="gram",

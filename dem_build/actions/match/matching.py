@@ -24,13 +24,14 @@ from dem_build.errors import CheckpointError
 from dem_build.model.environment import device, release_memory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Self
 
     from transformers import PreTrainedModel
 
-    from dem_build.actions.match.rows import TokenRow
+    from dem_build.actions.match.rows import Sample
     from dem_build.actions.match.sums import ModelSums, Written
+    from dem_build.actions.saliency.stored import Values
 
 
 class Matching:
@@ -39,7 +40,7 @@ class Matching:
     Args:
         model: Without weights.
         sums: Singles and prior.
-        rows: The rows of each vector, in the vectors' order.
+        samples: The rows of each vector, in the vectors' order.
         ridge: λ.
         threads: How many compute at a time on a CPU.
 
@@ -51,7 +52,7 @@ class Matching:
         self,
         model: PreTrainedModel,
         sums: ModelSums,
-        rows: Sequence[Sequence[TokenRow]],
+        samples: Sequence[Sample],
         ridge: float,
         threads: int,
     ) -> None:
@@ -60,7 +61,9 @@ class Matching:
         self._for_each = OneThreadEach(threads)
         importances = sums.vectors.importances
         self._rows: dict[int, list[WeighedRow]] = {
-            j: weighed(found, importances[j], j, device()) for j, found in enumerate(rows) if found
+            j: weighed(sample.rows, importances[j], j, device(), self._by_module(sample.saliency))
+            for j, sample in enumerate(samples)
+            if sample.rows
         }
         self._pieces = {j: pieces_of(found) for j, found in self._rows.items()}
 
@@ -92,6 +95,10 @@ class Matching:
     def width(self) -> int:
         """The most inputs of a linear module."""
         return max(self._frame.width(name) for name in self._frame.linear)
+
+    def _by_module(self, saliency: Mapping[str, Values]) -> dict[str, Values]:
+        file = {name: self._sums.layout.of_own[f"{name}.weight"].files[0] for name in self._frame.linear}
+        return {name: saliency[weight] for name, weight in file.items() if weight in saliency}
 
     @torch.no_grad()
     def run(self, written: Written, tell: Callable[[float], None]) -> dict[int, float]:
@@ -156,8 +163,9 @@ class Matching:
         return factor.solve(sums, self._for_each)
 
     def _factor(self, name: str, terms: list[int]) -> Factor:
-        """The factor of the module's inputs; that of the last module where it had the same."""
-        inputs = [self._composed.given(row) for term in terms for row in self._rows[term]]
+        """The factor of the module's inputs; that of the last module where it had the same, and as heavy ones."""
+        rows = [row for term in terms for row in self._rows[term]]
+        inputs = [*(self._composed.given(row) for row in rows), *(row.weights_at(name) for row in rows)]
         if self._last is not None:
             of, held, factor = self._last
             if of == terms and all(a() is b for a, b in zip(held, inputs, strict=True)):

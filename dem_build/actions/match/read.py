@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 from dem_build.action import MODEL
 from dem_build.actions.choose.read import read_choice
 from dem_build.actions.choose.spec import MATCH
-from dem_build.actions.match.spec import KIND, SAMPLE
+from dem_build.actions.match.spec import KIND
 from dem_build.actions.weigh.spec import KIND as WEIGH
 from dem_build.json_text import quantity, text_at
 from dem_build.report.inputs import reads
+from dem_build.workload import SAMPLE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -77,12 +78,14 @@ class MatchedModel:
         vectors: Name of a vector → what it had to say.
         params: As in the recipe: `rows`, `ridge`, `prior`.
         seconds: How long it took; None where that is not recorded.
+        saliency: Whether tokens weigh by theirs.
         search: How its importances were found; None where they were given.
     """
 
     vectors: Mapping[str, MatchedVector]
     params: Mapping[str, float | str] = field(default_factory=dict)
     seconds: float | None = None
+    saliency: bool = False
     search: WeighedSearch | None = None
 
     @property
@@ -120,6 +123,7 @@ def _matched(build: BuildRecords, action: Action) -> MatchedModel | None:
         {name: _vector(terms[name]) for name in known},
         {name: _param(action.params[name]) for name in ("rows", "ridge", "prior")},
         record.amount("seconds"),
+        any(taken.of == "saliency" for taken in action.takes),
         _search(record.provenance["search"], known, given) if action.kind is WEIGH else None,
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from dem_build.actions.match.normal import CHUNK
 from dem_build.data.tokenise import MASKED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -20,6 +20,20 @@ if TYPE_CHECKING:
 
 MOST = 8.0
 """How many times as much as the others tokens weigh at most whose next one counts, and others as these."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Rows of one dataset.
+
+    Attributes:
+        rows: Input ids and labels of each, [tokens].
+        saliency: Name of a weight of the files → the saliency of all rows' tokens at its input, [tokens]; none where
+            it is not to count.
+    """
+
+    rows: Sequence[TokenRow]
+    saliency: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,16 +44,22 @@ class WeighedRow:
         term: Which vector is its dataset's.
         ids: [1, tokens].
         weights: a_j s_t, float32 [tokens, 1].
+        salient: Name of a linear module → the same by the tokens' saliency at its input.
     """
 
     term: int
     ids: torch.Tensor
     weights: torch.Tensor
+    salient: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     @property
     def tokens(self) -> int:
         """How many."""
         return self.ids.shape[1]
+
+    def weights_at(self, name: str) -> torch.Tensor:
+        """What each token weighs where a linear module is fitted, float32 [tokens, 1]."""
+        return self.salient.get(name, self.weights)
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,10 +73,9 @@ class Piece:
         """Which vector is the dataset's."""
         return self.parts[0][0].term
 
-    @property
-    def weights(self) -> torch.Tensor:
-        """a_j s_t, float32 [tokens, 1]."""
-        return torch.cat([row.weights[part] for row, part in self.parts])
+    def weights_at(self, name: str) -> torch.Tensor:
+        """What each token weighs where a linear module is fitted, float32 [tokens, 1]."""
+        return torch.cat([row.weights_at(name)[part] for row, part in self.parts])
 
 
 def pieces_of(rows: Iterable[WeighedRow]) -> list[Piece]:
@@ -75,12 +94,53 @@ def pieces_of(rows: Iterable[WeighedRow]) -> list[Piece]:
     return [Piece(parts) for parts in pieces]
 
 
-def weighed(rows: Sequence[TokenRow], importance: float, term: int, device: torch.device) -> list[WeighedRow]:
-    """Rows of one dataset on a device; arguments as of `token_weights`, and which vector is the dataset's."""
+def weighed(
+    rows: Sequence[TokenRow],
+    importance: float,
+    term: int,
+    device: torch.device,
+    saliency: Mapping[str, NDArray[np.float32]] | None = None,
+) -> list[WeighedRow]:
+    """Rows of one dataset on a device.
+
+    Args:
+        rows: As of `token_weights`.
+        importance: As there.
+        term: Which vector is the dataset's.
+        device: Where the rows are to be.
+        saliency: Name of a linear module → that of each token of all rows at its input, [tokens].
+    """
+    sizes = [len(ids) for ids, _ in rows]
+    weights = torch.cat(token_weights(rows, importance))
+
+    def cut(values: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return torch.split(values.to(device)[:, None], sizes)
+
+    # What several modules are given has one saliency, and is cut once: one factor is then of all of them.
+    of_input = {id(values): values for values in (saliency or {}).values()}
+    by_input = {place: cut(salient_weights(weights, values)) for place, values in of_input.items()}
+    salient = {name: by_input[id(values)] for name, values in (saliency or {}).items()}
     return [
-        WeighedRow(term, torch.from_numpy(ids.astype("int64"))[None].to(device), weights.to(device)[:, None])
-        for (ids, _), weights in zip(rows, token_weights(rows, importance), strict=True)
+        WeighedRow(
+            term,
+            torch.from_numpy(ids.astype("int64"))[None].to(device),
+            own,
+            {name: parts[i] for name, parts in salient.items()},
+        )
+        for i, ((ids, _), own) in enumerate(zip(rows, cut(weights), strict=True))
     ]
+
+
+def salient_weights(weights: torch.Tensor, saliency: NDArray[np.float32]) -> torch.Tensor:
+    """a_j s_t g_t, g_t the saliency of a token, times what makes their sum that of a_j s_t; a_j s_t where all g are 0.
+
+    Args:
+        weights: a_j s_t of all tokens of a dataset, float32 [tokens].
+        saliency: g_t, [tokens].
+    """
+    found = weights.double() * torch.from_numpy(saliency).double()
+    total = found.sum()
+    return (found * (weights.double().sum() / total)).float() if total > 0 else weights
 
 
 def token_weights(rows: Sequence[TokenRow], importance: float) -> list[torch.Tensor]:

@@ -8,19 +8,23 @@ from typing import TYPE_CHECKING, Any
 
 from dem_build.actions.match.matching import Matching
 from dem_build.actions.match.opened import open_sums, sample_rows
-from dem_build.actions.match.spec import PASSES, SAMPLE
+from dem_build.actions.match.rows import Sample
+from dem_build.actions.match.spec import PASSES
 from dem_build.actions.match.sums import Vectors, Written
 from dem_build.actions.model_parts import write_parts
+from dem_build.actions.saliency.stored import read_saliency
 from dem_build.checkpoint.writer import weights_writer
 from dem_build.errors import CheckpointError
 from dem_build.model.environment import device, memory_told, peak_memory, ran_on, reset_peak_memory
 from dem_build.step import StoredFile
+from dem_build.workload import SAMPLE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from dem_build.digest import JSON
+    from dem_build.actions.saliency.stored import Values
+    from dem_build.digest import JSON, Digest
     from dem_build.step import Context, Group, Inputs, Provenance
 
 
@@ -29,7 +33,8 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
 
     Args:
         inputs: Weights, config, tokenizer and generation_config of `base/`; a group for each vector, with its `delta`,
-            rows of its dataset as `data/sample`, where there are any, and the parameter `importance` (1 by default).
+            rows of its dataset as `data/sample`, where there are any, their `saliency`, where it is to count, and the
+            parameter `importance` (1 by default).
         params: `dtype` of the model, `rows` of each dataset that are used, `ridge` (λ) and `prior` (c, or `fit`).
         context: Where and how.
 
@@ -56,7 +61,12 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
 def _groups(inputs: Inputs) -> list[Group]:
     """The vectors that count, in an order that no name reaches; one of importance 0 is left out altogether."""
     groups = [group for group in inputs.groups if _importance(group) > 0]
-    return sorted(groups, key=lambda g: (g.digests["delta"], g.digests.get(SAMPLE, ""), _importance(g)))
+
+    def place(group: Group) -> tuple[str | float, ...]:
+        of = (group.digests.get(tag, "") for tag in ("delta", SAMPLE, "saliency"))
+        return *of, _importance(group)
+
+    return sorted(groups, key=place)
 
 
 def _importance(group: Group) -> float:
@@ -72,9 +82,14 @@ def _match(
     vectors = Vectors(files, importances, None if params["prior"] == "fit" else params["prior"])
     model, sums = open_sums(inputs, vectors, params["dtype"], context)
     rows = [_rows(group, params["rows"], inputs.paths["base/config"], context) for group in groups]
+    tokens = [sum(len(ids) for ids, _ in found) for found in rows]
+    base = inputs.digests["base/weights"]
+    samples = [
+        Sample(found, _saliency(group, base, count))
+        for group, found, count in zip(groups, rows, tokens, strict=True)
+    ]
     with ExitStack() as stack:
-        matching = stack.enter_context(Matching(model, sums, rows, params["ridge"], context.threads))
-        tokens = [sum(len(ids) for ids, _ in found) for found in rows]
+        matching = stack.enter_context(Matching(model, sums, samples, params["ridge"], context.threads))
         if 0 < sum(tokens) < matching.width:
             context.warn(
                 f"{sum(tokens)} tokens in all are fewer than the {matching.width} inputs of a layer: most of what the "
@@ -105,6 +120,14 @@ def _match(
         "peak_memory": peak_memory(device()),
         **ran_on(model),
     }
+
+
+def _saliency(group: Group, base: Digest, tokens: int) -> dict[str, Values]:
+    """The saliency of a group's rows, by weights of the files; none where it has none."""
+    if "saliency" not in group.paths:
+        return {}
+    belongs = {"base": base, "delta": group.digests["delta"]}
+    return read_saliency(group.paths["saliency"], belongs, group.name, tokens)
 
 
 def _rows(group: Group, most: int, config: Path, context: Context) -> list[Any]:

@@ -18,6 +18,12 @@ if TYPE_CHECKING:
     from dem_build.report.text import Line
 
 
+SALIENT = (
+    " Where a layer is fitted, a token weighs by its saliency: by how much what the layer puts out of it moves the "
+    "loss of the dataset's own model."
+)
+
+
 def matching(inputs: ReportInputs) -> Section | None:
     """Each vector's importance, its rows, and what is left of its model's distance."""
     found = inputs.results.get(read_match)
@@ -71,6 +77,7 @@ def _sentence(found: MatchedModel) -> str:
     return (
         f"Each linear layer was fitted, first to last, to what each dataset's own model puts out there, on "
         f"{count(found.tokens)} tokens of training rows{took}; with a ridge of {ridge} towards the base plus {mean}."
+        + (SALIENT if found.saliency else "")
     )
 
 

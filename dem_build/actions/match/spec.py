@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dem_build.action import BASE, MODEL_PARTS, Action, Edge, Input, Kind
-from dem_build.actions.compose.methods.match import MATCH
-from dem_build.workload import Workload
+from dem_build.actions.saliency.spec import saliency_action
+from dem_build.workload import SAMPLE, Workload
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from dem_build.recipe import Recipe
     from dem_build.workload import Due
 
-SAMPLE = "data/sample"
+KEYS = ("rows", "ridge", "prior")
+"""Keys of `[compose]` that are parameters of a matching; `saliency` is an input."""
 PASSES = 2
 """Of each row: through its dataset's own model, and through the composed one."""
 
@@ -30,7 +31,7 @@ KIND = Kind(
     module="dem_build.actions.match.run",
     family="compose",
     version=2,
-    params=("dtype", *MATCH.keys),
+    params=("dtype", *KEYS),
     outputs=MODEL_PARTS,
     device=True,
     writes_model=True,
@@ -55,13 +56,27 @@ def matched_model(recipe: Recipe, name: str, importance: Mapping[str, float]) ->
     groups: dict[str, Mapping[str, JSON]] = {n: {"importance": a} for n, a in importance.items() if a != 0}
     takes = [Input(f"base/{part}", Edge(BASE, part)) for part in MODEL_PARTS]
     takes += vector_inputs(recipe, groups)
-    params: dict[str, JSON] = {"dtype": compose.dtype, **{key: getattr(compose, key) for key in MATCH.keys}}
+    params: dict[str, JSON] = {"dtype": compose.dtype, **{key: getattr(compose, key) for key in KEYS}}
     return Action(name, KIND, params, tuple(takes), salt=compose.salt, groups=groups)
 
 
+def saliencies(recipe: Recipe, importance: Mapping[str, float | None]) -> list[Action]:
+    """The saliency of each dataset's rows, where the recipe asks for it; one of importance 0 takes no part."""
+    if not recipe.compose.saliency:
+        return []
+    return [
+        saliency_action(recipe, name) for name, a in importance.items() if a != 0 and name in recipe.sources
+    ]
+
+
 def vector_inputs(recipe: Recipe, vectors: Iterable[str]) -> Iterator[Input[Edge]]:
-    """A group for each vector, with a sample of its rows. One from elsewhere that names none is in the prior alone."""
+    """A group for each vector, with a sample of its rows, and their saliency if the recipe asks for it.
+
+    A vector from elsewhere that names no rows is in the prior alone.
+    """
     for vector in vectors:
         yield Input("delta", Edge(f"vector:{vector}", "delta"), group=vector)
         if vector in recipe.sources:
             yield Input(SAMPLE, Edge(f"data:{vector}", "sample"), group=vector)
+            if recipe.compose.saliency:
+                yield Input("saliency", Edge(f"saliency:{vector}", "saliency"), group=vector)

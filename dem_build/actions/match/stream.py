@@ -133,7 +133,7 @@ class Stream:
         """
         values = self.inputs(name, piece).float()
         share = 2 * typical / (values.square().mean(dim=1, keepdim=True) + typical)
-        return values, values * (piece.weights * share.nan_to_num())
+        return values, values * (piece.weights_at(name) * share.nan_to_num())
 
     def _mean_squares(self, name: str, piece: Piece) -> torch.Tensor:
         return self.inputs(name, piece).float().square().mean(dim=1)

@@ -83,6 +83,7 @@ class Candidates:
     Attributes:
         vectors: Digests of the vectors, in the order of ω's rows.
         layers: Names of the layers, in the order of ω's columns.
+        layout: How the base's files hold the model's tensors.
 
     Raises:
         CheckpointError: A vector of another base.
@@ -95,8 +96,8 @@ class Candidates:
         base = open_checkpoint(weights)
         vectors = [open_delta(p, base, digest, f"vector {name[:12]}…") for name, p in deltas.items()]
         self._shapes = {name: tensor.shape for name, tensor in base.tensors.items() if tensor.dtype in FLOATS}
-        self._layout = WeightLayout(model, self._shapes)
-        names = self._layout.of_file.keys()
+        self.layout = WeightLayout(model, self._shapes)
+        names = self.layout.of_file.keys()
         self.layers = layers_of([name for name in self._shapes if name in names])
         self._kept = {getattr(torch, n): kept_in(base.metadata, code) for n, code in CODES.items()}
         self._column = {name: self.layers.index(layer_of(name)) for name in names}
@@ -121,7 +122,7 @@ class Candidates:
             rounded_to: Round the sum to this type, as a composed model would be.
         """
         self._met.clear()  # of a pass that was broken off
-        for group in self._layout.groups:
+        for group in self.layout.groups:
             if group.converter is None:  # in place
                 self._sum(group.files[0], omega, rounded_to, self._own[group.own[0]].view(-1))
                 continue
@@ -130,7 +131,7 @@ class Candidates:
             sums = {n: torch.empty(self._shapes[n], device=self.model.device) for n in group.files}
             for name, values in sums.items():
                 self._sum(name, omega, rounded_to, values.view(-1))
-            for name, values in self._layout.to_model(sums).items():
+            for name, values in self.layout.to_model(sums).items():
                 self._own[name].copy_(values)
 
     def _sum(
@@ -159,14 +160,14 @@ class Candidates:
     @torch.no_grad()
     def take_slopes(self) -> NDArray[np.float64]:
         """Return ⟨gradient, ΔΘ⟩ for each vector and layer, [vectors, layers], of all backward passes since the last."""
-        for group in self._layout.groups:
+        for group in self.layout.groups:
             # A tensor that no row reached has no gradient, but the conversion takes all of its group.
             if any(self._own[name].grad is not None for name in group.own):
                 self._meet(group)
         self.model.zero_grad(set_to_none=True)
         slopes = np.zeros((len(self._deltas), len(self.layers)))
         # In the order of the files, whatever the order in which gradients came.
-        for group in self._layout.groups:
+        for group in self.layout.groups:
             for name, products in self._met.get(group, {}).items():
                 slopes[:, self._column[name]] += products
         self._met.clear()
@@ -175,7 +176,7 @@ class Candidates:
     def _take_as_they_come(self) -> None:
         """Have each gradient taken and let go of as soon as the backward pass has made it."""
         groups: dict[torch.Tensor, list[TensorGroup]] = {}
-        for group in self._layout.groups:
+        for group in self.layout.groups:
             for own in {self._own[name] for name in group.own}:
                 groups.setdefault(own, []).append(group)
         # Hooks that held what holds the model would keep it in memory until Python looks for cycles.
@@ -199,7 +200,7 @@ class Candidates:
         own = {name: self._own[name] for name in group.own}
         gradients = {n: torch.zeros_like(t) if t.grad is None else t.grad for n, t in own.items()}
         met = self._met.setdefault(group, {})
-        for name, gradient in self._layout.to_files(gradients).items():
+        for name, gradient in self.layout.to_files(gradients).items():
             met[name] = self._dots(name, gradient.reshape(-1)) + met.get(name, 0.0)
 
     def _dots(self, name: str, gradient: torch.Tensor) -> NDArray[np.float64]:

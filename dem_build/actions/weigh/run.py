@@ -20,7 +20,6 @@ from dem_build.action import MODEL_PARTS, Input
 from dem_build.actions import checkpoints
 from dem_build.actions.compose import run as compose
 from dem_build.actions.match import run as match
-from dem_build.actions.match.spec import SAMPLE
 from dem_build.actions.tune.judges import BLOCKS, batches, judged_nll, validation_judges
 from dem_build.actions.weigh.spec import REFERENCE
 from dem_build.errors import EvaluationError
@@ -31,6 +30,7 @@ from dem_build.search import Objective, gain_scale
 from dem_build.search.problem import mean_losses, ratio_stderr
 from dem_build.stats import SURE
 from dem_build.step import Context, StoredFile
+from dem_build.workload import SAMPLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from dem_build.action import BASE, MODEL_PARTS, Action, Edge, Input, Kind
 from dem_build.actions.compose.methods.match import MATCH
-from dem_build.actions.match.spec import SAMPLE, matched_model, vector_inputs
+from dem_build.actions.match.spec import KEYS, matched_model, saliencies, vector_inputs
 from dem_build.actions.tune.spec import judging_inputs, rows_choose
-from dem_build.workload import JUDGING, Workload
+from dem_build.workload import JUDGING, SAMPLE, Workload
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,7 +28,7 @@ KIND = Kind(
     module="dem_build.actions.weigh.run",
     family="compose",
     version=2,
-    params=("dtype", *MATCH.keys, "objective", "max_samples"),
+    params=("dtype", *KEYS, "objective", "max_samples"),
     outputs=MODEL_PARTS,
     sampled=frozenset(JUDGING),
     device=True,
@@ -47,8 +47,10 @@ def composing(recipe: Recipe, name: str, omega: Mapping[str, float | None]) -> l
     """The matched model, with the importances that are given; those that are None are searched."""
     given = {vector: value for vector, value in omega.items() if value is not None}
     if len(given) == len(omega):
-        return [matched_model(recipe, name, given)]
-    return [_weighed(recipe, name, {vector: value for vector, value in omega.items() if value != 0})]
+        model = matched_model(recipe, name, given)
+    else:
+        model = _weighed(recipe, name, {vector: value for vector, value in omega.items() if value != 0})
+    return [*saliencies(recipe, omega), model]
 
 
 def _weighed(recipe: Recipe, name: str, omega: Mapping[str, float | None]) -> Action:
@@ -66,5 +68,5 @@ def _weighed(recipe: Recipe, name: str, omega: Mapping[str, float | None]) -> Ac
         groups.setdefault(learned, {})
     groups |= {probe: {"limit": p.max_loss_increase} for probe, p in recipe.probes.items()}
     params: Params = {"dtype": compose.dtype, "objective": tune.objective, "max_samples": tune.max_samples}
-    params |= {key: getattr(compose, key) for key in MATCH.keys}
+    params |= {key: getattr(compose, key) for key in KEYS}
     return Action(name, KIND, params, tuple(takes), salt=compose.salt, groups=groups)

@@ -18,5 +18,5 @@ MATCH = Method(
     default=1.0,
     tuned=True,
     shares=True,
-    keys=("rows", "ridge", "prior"),
+    keys=("rows", "ridge", "prior", "saliency"),
 )

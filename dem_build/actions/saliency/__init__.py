@@ -1,0 +1,1 @@
+"""`saliency:NAME`: how much each token's outputs of the layers of a fine-tuned model move its loss."""
