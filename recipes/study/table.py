@@ -20,6 +20,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dem_build.action import OF_A_VECTOR
 from dem_build.session.session import Call, Session, open_session
 
 if TYPE_CHECKING:
@@ -34,18 +35,23 @@ MIXTURES = {"natural": "mixture, natural", "even": "mixture, even", "slow": "mix
 ROWS = (8, 20, 56)
 SEEDS = (43, 44)
 HEALING = ("heal.train.max_steps=24", "heal.train.learning_rate=3e-5", "heal.train.eval_steps=0")
+SALIENCY = ("compose.saliency=true",)
 BUILDS = {
     "": ("study.toml", ()),
     "sum": ("study.toml", ("compose.method=dem",)),
     "layers": ("study.toml", ("compose.method=dem", "tune.granularity=layer")),
     "regmean": ("study.toml", ("compose.method=regmean",)),
     **{f"rows-{n}": ("study.toml", (f"compose.rows={n}",)) for n in ROWS},
+    "saliency": ("study.toml", SALIENCY),
     "healed": ("study.toml", HEALING),
     **{f"without-{name}": ("study.toml", (f"datasets.{name}.omega=0",)) for name in DATASETS},
     "trunk": ("trunk.toml", ()),
+    "trunk-saliency": ("trunk.toml", SALIENCY),
     "trunk-sum": ("trunk.toml", ("compose.method=dem",)),
     **{f"seed-{seed}": ("study.toml", (f"train.seed={seed}",)) for seed in SEEDS},
+    **{f"saliency-seed-{seed}": ("study.toml", (f"train.seed={seed}", *SALIENCY)) for seed in SEEDS},
     **{f"trunk-seed-{seed}": ("trunk.toml", (f"train.seed={seed}",)) for seed in SEEDS},
+    **{f"trunk-saliency-seed-{seed}": ("trunk.toml", (f"train.seed={seed}", *SALIENCY)) for seed in SEEDS},
 }
 """Build → recipe and settings, beside its name."""
 SINGLES = tuple(f"vector:{name}" for name in DATASETS)
@@ -73,17 +79,26 @@ ARMS = (
     *(Arm(f"matched, {n} rows", "composed", (), f"rows-{n}", SINGLES) for n in ROWS[:2]),
     Arm("matched, 32 rows", "composed", SINGLES),
     *(Arm(f"matched, {n} rows", "composed", (), f"rows-{n}", SINGLES) for n in ROWS[2:]),
+    Arm("matched, 32 rows, saliency", "composed", (), "saliency", SINGLES),
     Arm("matched, healed", "composed", ("vector:heal",), "healed", SINGLES),
     Arm("trunk of three alone", "trunk", ("vector:trunk",), "trunk"),
     Arm("trunk and DEM", "composed", ("vector:trunk", *SINGLES), "trunk-sum"),
     Arm("trunk, matched", "composed", ("vector:trunk", *SINGLES), "trunk"),
+    Arm("trunk, matched, saliency", "composed", ("vector:trunk", *SINGLES), "trunk-saliency"),
     *(
         arm
         for seed in SEEDS
         for arm in (
             Arm(f"mixture, even, seed {seed}", "even", ("vector:even",), f"seed-{seed}"),
             Arm(f"matched, 32 rows, seed {seed}", "composed", SINGLES, f"seed-{seed}"),
+            Arm(f"matched, 32 rows, saliency, seed {seed}", "composed", SINGLES, f"saliency-seed-{seed}"),
             Arm(f"trunk, matched, seed {seed}", "composed", ("vector:trunk", *SINGLES), f"trunk-seed-{seed}"),
+            Arm(
+                f"trunk, matched, saliency, seed {seed}",
+                "composed",
+                ("vector:trunk", *SINGLES),
+                f"trunk-saliency-seed-{seed}",
+            ),
         )
     ),
     *(
@@ -160,7 +175,7 @@ def composing(arm: Arm) -> float:
         return 0.0
     graph = session(arm.build).plan.verdicts
     names = [n for n in ("tune", "model", "model:unhealed") if n in graph] + [
-        n for n in graph if n.startswith("gram:")
+        n for n in graph if n.partition(":")[0] in OF_A_VECTOR
     ]
     found = [one for name in names if (one := record(session(arm.build), name)) is not None]
     return sum(one.amount("seconds") or 0.0 for one in found)

@@ -91,6 +91,22 @@ def test_a_dataset_more_trains_one_vector_and_composes_once(matched):
     assert due(matched, more) == {*new, "model", *LOSSES}
 
 
+def test_saliency_is_taken_once_for_each_vector(matched):
+    salient = MATCHED.replace("rows = 16", "rows = 16\nsaliency = true")
+    document = matched.build(salient)
+    assert set(ran(document)) == {"saliency:add", "saliency:copy", "model", *LOSSES}
+    assert document["matching"]["saliency"]
+    assert "a token weighs by its saliency" in (matched.home / "out" / "tiny" / "report.html").read_text()
+    more = salient.replace("[compose]", dataset("upper", **SPLIT) + "\n[compose]")
+    new = {"data:upper", "vector:upper", "saliency:upper", "loss:base:upper", "loss:composed:upper"}
+    assert due(matched, more) == {*new, "model", *LOSSES}
+    # An importance is no matter of it.
+    assert due(matched, salient.replace("[datasets.copy]", "[datasets.copy]\nomega = 2.0")) == {
+        "model",
+        *LOSSES,
+    }
+
+
 def test_a_vector_from_elsewhere_is_said_to_have_no_rows(matched):
     more = MATCHED.replace("[compose]", '[vectors.same]\ncheckpoint = "base"\n\n[compose]')
     matched.write(more)

@@ -29,10 +29,10 @@ def random_rows(seed, lengths=(12, 20, 9, 16), vocabulary=259):
     return rows
 
 
-def run_match(imported, folder, vectors, *, threads=2, stopping=lambda: False, **params):
+def run_match(imported, folder, vectors, *, threads=2, stopping=lambda: False, saliency=(), **params):
     """Match vectors [(file, rows or None, importance)]; return outputs, provenance and events.
 
-    Digests are those of the objects' names in a test: equal files have equal ones.
+    `saliency`: a file for each vector. Digests are those of the objects' names in a test: equal files have equal ones.
     """
     context = make_context(folder, threads, stopping)
     groups = []
@@ -44,6 +44,8 @@ def run_match(imported, folder, vectors, *, threads=2, stopping=lambda: False, *
                 for ids, labels in rows:
                     writer.append(ids, labels, bytes(16))
                 writer.save(paths["data/sample"])
+            if saliency:
+                paths["saliency"], digests["saliency"] = saliency[i], saliency[i].name.ljust(64, "0")
             digests["data/sample"] = str(hash(paths["data/sample"].read_bytes()) % 10**12).ljust(64, "0")
         groups.append(Group(f"d{i}", {"importance": importance}, paths, digests))
     inputs = Inputs(
@@ -57,7 +59,7 @@ def run_match(imported, folder, vectors, *, threads=2, stopping=lambda: False, *
     return SimpleNamespace(out=context.out, told=told, events=[json.loads(line) for line in lines])
 
 
-def by_hand(base, deltas, rows, *, ridge=2.0, prior=1.0):
+def by_hand(base, deltas, rows, *, ridge=2.0, prior=1.0, saliency=None):
     """The matched model's state in float64, of vectors that all are other than 0 everywhere and count alike.
 
     Each linear module is one least-squares problem, solved as it stands and by no normal equations; each input is taken
@@ -69,6 +71,7 @@ def by_hand(base, deltas, rows, *, ridge=2.0, prior=1.0):
         rows: The rows of each.
         ridge: λ.
         prior: c; `fit`: of each module by least squares along the mean of the vectors, between 1 and their number.
+        saliency: Of each vector: name of a linear module → that of its rows' tokens, [tokens].
     """
     plain = _edited(base, [])
     singles = [_edited(base, [delta]) for delta in deltas]
@@ -81,7 +84,11 @@ def by_hand(base, deltas, rows, *, ridge=2.0, prior=1.0):
         module = composed.get_submodule(name)
         given = [torch.cat([_seen(composed, ids)[name][0] for ids in found]) for found in tokens]
         z = torch.cat(given)
-        root = torch.cat([damped(w, of) for w, of in zip(weights, given, strict=True)]).sqrt()[:, None]
+        weighing = weights
+        if saliency:
+            salient = [w * g[name].double() for w, g in zip(weights, saliency, strict=True)]
+            weighing = [w / w.sum() for w in salient]
+        root = torch.cat([damped(w, of) for w, of in zip(weighing, given, strict=True)]).sqrt()[:, None]
         y = torch.cat([of[name][1] for of in seen]) - (0 if module.bias is None else module.bias)
         turn = (lambda weight: weight) if isinstance(module, Conv1D) else (lambda weight: weight.T)
         mean, start = turn(module.weight), turn(plain.get_submodule(name).weight)

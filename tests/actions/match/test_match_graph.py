@@ -73,6 +73,21 @@ def test_the_model_is_made_of_base_vectors_and_samples(graph):
     assert TUNE not in graph().actions
 
 
+@pytest.mark.parametrize("compose", ["", 'tuned = "math"'])
+def test_saliency_is_an_action_beside_each_vector_that_has_rows(graph, compose):
+    omega = 'omega = "tune"' if compose else ""
+    more = '[vectors.away]\ncheckpoint = "elsewhere"\n'
+    made = graph({"math": omega, "chat": "", "none": "omega = 0"}, more, "saliency = true")
+    model = made.actions["model"]
+    taken = {(str(t.at), t.group) for t in model.takes if t.of == "saliency"}
+    assert taken == {(f"saliency:{name}/saliency", name) for name in DATASETS}
+    assert {name for name in made.actions if name.startswith("saliency:")} == {
+        f"saliency:{n}" for n in DATASETS
+    }
+    upstream = made.actions["saliency:math"].upstream
+    assert set(upstream) == {"base", "vector:math", "data:math"}
+
+
 def test_nothing_that_judges_reaches_it(graph):
     """Validation chooses and test judges: a matched model is made of training rows alone."""
     made = graph(more="[evaluate]\n[analysis]\n")
