@@ -36,7 +36,7 @@ class Saliency:
     squares: dict[str, torch.Tensor] = field(default_factory=dict)
     _last: tuple[str, torch.Tensor] | None = None
 
-    def meet(self, name: str, given: torch.Tensor, made: torch.Tensor) -> None:
+    def meet(self, name: str, given: torch.Tensor, made: Any) -> None:
         """Take note of a module that is passed: from now on, a backward pass says what its outputs move."""
         if self._last is None or self._last[1] is not given:
             self._last = name, given
