@@ -75,11 +75,16 @@ def _way(recipe: Recipe, results: Results) -> str:
     """How it was composed, with the keys of the recipe that its method reads, and what its ω are."""
     choice = results.get(read_choice)
     method = method_of(recipe, choice)
-    values = [f"`{key}` is {getattr(recipe.compose, key)}" for key in method.keys]
+    values = [f"`{key}` is {_said(getattr(recipe.compose, key))}" for key in method.keys]
     if not method.linear:
         values.append(f"ω of a vector is {method.omega}")
     chosen = [] if choice is None else [f"the best of {len(choice.candidates)} ways on validation rows"]
     return "; ".join([method.sentence, *([", ".join(values)] if values else []), *chosen])
+
+
+def _said(value: float | str | bool) -> str:
+    """A value of a recipe as the recipe writes it, without quotes."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _vectors(recipe: Recipe, records: Mapping[str, Record], results: Results) -> str:

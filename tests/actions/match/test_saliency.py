@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -17,6 +19,7 @@ from dem_build.actions.saliency import run as saliency
 from dem_build.actions.saliency.stored import read_saliency, write_saliency
 from dem_build.data.arrays import RowsWriter
 from dem_build.errors import CheckpointError, DataError
+from dem_build.machine import Machine
 from dem_build.step import Inputs
 
 # In what they differ: what shares an input, how modules lie in files, and what is beside them.
@@ -50,9 +53,9 @@ def belongs(delta):
     return {"base": DIGEST, "delta": delta.name.ljust(64, "0")}
 
 
-def run_saliency(imported, folder, delta, rows, *, dtype="float32", most=32):
+def run_saliency(imported, folder, delta, rows, *, dtype="float32", most=32, **machine):
     """Take the saliency of rows in a vector's model; return its file."""
-    context = make_context(folder, 1)
+    context = replace(make_context(folder, 1), machine=Machine(**machine))
     with RowsWriter(folder / "spool") as writer:
         for ids, labels in rows:
             writer.append(ids, labels, bytes(16))
@@ -171,6 +174,14 @@ def test_the_same_vector_and_rows_twice_give_that_vector(tmp_path, imported, vec
     twice = run_match(imported, tmp_path / "twice", [vectors[0]] * 2, saliency=[path] * 2, **params)
     alone = run_match(imported, tmp_path / "alone", vectors[:1], saliency=[path], **params)
     assert bytes_of(twice.out / "weights") == bytes_of(alone.out / "weights")
+
+
+def test_layers_that_are_computed_again_give_the_same(tmp_path, imported, vectors):
+    plain, again = (
+        run_saliency(imported, tmp_path / str(on), *vectors[0][:2], gradient_checkpointing=on)
+        for on in (False, True)
+    )
+    assert plain.read_bytes() == again.read_bytes()
 
 
 def test_rows_of_which_no_token_counts_have_none(tmp_path, imported, vectors):
