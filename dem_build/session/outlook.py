@@ -47,11 +47,12 @@ class Outlook:
 
     def document(self) -> dict[str, JSON]:
         """The document of `dem plan --json`."""
+        moved = self.session.elsewhere
         return plan_document(self.session.named, self.session.plan) | {
             "estimates": [e.document() for e in self.estimates],
             **({"at_once": self.at_once.document()} if self.at_once else {}),
             **({"mixtures": [m.document() for m in self.mixtures]} if self.mixtures else {}),
-            "problems": [*map(str, self.errors), *self.warnings],
+            "problems": [*([moved] if moved else []), *map(str, self.errors), *self.warnings],
             "overlap": shared_documents(self.shared),
             **({"begun": [b.document() for b in self.begun]} if self.begun else {}),
         }
