@@ -113,8 +113,8 @@ class _Merger:
         module, (first, second) = next(iter(found.items()))
         more = f" and {len(found) - 1} more" if len(found) > 1 else ""
         return (
-            f"{first!r} and {second!r} of its alpha_pattern both match {module}{more}, with two values: the first counts, as "
-            "in peft, which sorts patterns as it saves them. If the other came first in training, write it first in "
+            f"{first!r} and {second!r} in alpha_pattern both match {module}{more}, with two values: the first counts, "
+            "as in peft, which sorts patterns as it saves them. If the other came first in training, write it first in "
             "adapter_config.json"
         )
 
