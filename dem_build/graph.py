@@ -100,6 +100,12 @@ class Graph:
         """The action that makes what vectors start from, and are added to."""
         return self.models[TRUNK] if TRUNK in self.stages else BASE
 
+    def base_of(self, action: Action) -> str:
+        """The action that imports the base which an action goes back to: graphs that are united have one each."""
+        while action.upstream:
+            action = self.actions[action.upstream[0]]
+        return action.name
+
     @property
     def composing(self) -> str:
         """The action that composes the model of its vectors."""

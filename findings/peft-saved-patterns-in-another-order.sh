@@ -10,7 +10,8 @@
 # Promised: a mapping from names or expressions to alphas; of order, nothing. No issue of it was found. peft takes the first key that
 # matches (`get_pattern_key`), and writes the config with its keys sorted, those within the mapping too.
 # Why it matters: what was evaluated at the end of training is not what is published, merged or served. The files alone do not tell.
-# `dem` reads an adapter's patterns in the order of its file, as peft does; its own adapters have none.
+# `dem` reads an adapter's patterns in the order of its file, as peft does, and warns where another order would count; its own adapters
+# have none.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

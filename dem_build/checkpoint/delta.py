@@ -317,7 +317,7 @@ def write_difference(
         of_tensor, lengths, piece = [(0.0, 0.0)], [0.0], writer.piece(name)
         for start in range(0, math.prod(shape), piece):
             theta, difference = _piece(base, name, start, piece), _piece(tuned, name, start, piece)
-            lengths.append(float(np.vdot(theta, theta)))
+            lengths.append(squared_sum(theta))
             # Exact where tuned is within a factor of 2 of base (Sterbenz's lemma): base + ΔΘ, in float32, is then tuned
             # again, to the last bit.
             with np.errstate(all="ignore"):  # what is not finite is found when it is stored, and named

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from importlib import import_module
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from dem_build import __version__
 from dem_build.errors import DemError, InterruptedBuildError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from click.shell_completion import CompletionItem
 
@@ -66,9 +67,10 @@ _MEANT = {
     "build": "run train merge make repro eval evaluate resume",
     "check": "validate lint",
     "remove": "rm drop delete",
-    "cache gc": "gc clean prune",
-    "cache push": "push",
-    "cache pull": "pull",
+    "cache gc": "clean prune rm drop delete remove",
+    "cache pull": "fetch",
+    "cache stats": "status du",
+    "cache remote show": "list ls status",
     "ls": "list history",
     "why": "explain",
     "logs": "log",
@@ -79,8 +81,8 @@ _MEANT = {
     "chat": "serve",
     "init": "new",
 }
-OTHER_COMMANDS = {word: command for command, words in _MEANT.items() for word in words.split()}
-"""What make, git, DVC, mergekit and Axolotl call the same, or what is nearest to it."""
+OTHER_NAMES = {command: frozenset(words.split()) for command, words in _MEANT.items()}
+"""What make, git, DVC, mergekit and Axolotl call the same as a command, or what is nearest to it."""
 
 
 class Commands(click.Group):
@@ -546,8 +548,12 @@ def run(arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader has gone; nothing more to say to it
         return 1
     except click.ClickException as error:
+        if (hint := _hint(error)) and isinstance(error, click.exceptions.NoSuchCommand):
+            error = click.exceptions.NoSuchCommand(
+                error.command_name, ctx=error.ctx
+            )  # not what is spelt alike
         error.show()  # a mistake of the call itself, in click's own words
-        if hint := _hint(error):
+        if hint:
             click.echo(f"Hint: {hint}", err=True)
         if "--json" in command:
             _write_failure(UsageError(error.format_message(), hint=hint), command)
@@ -558,8 +564,8 @@ def run(arguments: Sequence[str]) -> int:
 def _hint(error: click.ClickException) -> str | None:
     """How to mend a call that click refuses, where that can be told."""
     if isinstance(error, click.exceptions.NoSuchCommand):  # click itself tells those of a similar spelling
-        meant = OTHER_COMMANDS.get(error.command_name)
-        return f"dem {meant}" if meant and not error.possibilities else None
+        within = error.ctx.command_path.split()[1:] if error.ctx is not None else []
+        return _meant(error.command_name, within)
     if not isinstance(error, click.MissingParameter) or error.ctx is None:
         return None
     if error.param in {RECIPE, WITH_ACTIONS}:
@@ -570,6 +576,25 @@ def _hint(error: click.ClickException) -> str | None:
     if not os.path.exists(recipe):  # noqa: PTH110  a name that is too long is one, too; it is what was meant to follow the recipe
         return _recipes_to_name(error.ctx.command_path, recipe)
     return f"`dem plan {recipe}` lists the actions" if error.param is ACTION else None
+
+
+def _meant(word: str, within: list[str]) -> str | None:
+    """The command that has this name or is called so elsewhere; of several the one nearest to a group."""
+
+    def steps(path: list[str]) -> tuple[int, int]:
+        shared = len([*takewhile(lambda both: both[0] == both[1], zip(path[:-1], within, strict=False))])
+        return len(path) - 1 - shared, len(within) - shared  # groups down, which are more to know, then up
+
+    paths = [p for p in _paths(app, []) if p[-1] == word or word in OTHER_NAMES.get(" ".join(p), ())]
+    return " ".join(["dem", *min(paths, key=steps)]) if paths else None
+
+
+def _paths(group: click.Group, within: list[str]) -> Iterator[list[str]]:
+    """The words of each command and group of commands in a group."""
+    for name, command in group.commands.items():
+        yield (path := [*within, name])
+        if isinstance(command, click.Group):
+            yield from _paths(command, path)
 
 
 def _recipes_to_name(command: str, *others: str) -> str:

@@ -10,6 +10,7 @@ from dem_build.errors import GRAVITY, DemError, InterruptedBuildError, RecipeErr
 from dem_build.recipe import is_local, project_folder, read_recipe
 from dem_build.report.actions import lines_after_results, lines_before_results
 from dem_build.report.documents import build_document, failure_document
+from dem_build.report.text import joined
 from dem_build.session.build import building, refuse_plan
 from dem_build.session.overlap import shared_documents
 from dem_build.session.session import checked, open_session
@@ -24,7 +25,7 @@ from dem_build.view.results import (
     say_lines,
     stage_lines,
 )
-from dem_build.view.text import make_console, render_error, write_json
+from dem_build.view.text import make_console, render_error, say, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -135,6 +136,8 @@ def _finish(built: Built, shown: AbstractSet[tuple[str, str]], console: Console)
     say_lines(lines_after_results(results), console)
     closing_lines(built.outcome, results, ending.model, console, ending.report)
     named = built.session.named
+    if ending.model is not None and (displaced := built.session.displaced) is not None:
+        say(console, ("note: ", "dim"), joined(displaced))
     document = build_document(named, built.outcome, ending.model, results, gates)
     document["overlap"] = shared_documents(ending.shared)
     if (error := built.error) is None:

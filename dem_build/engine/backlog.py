@@ -26,9 +26,9 @@ class Backlog(MutableMapping[str, "Verdict"]):
         self._trainings: list[int] = []
         self._others: list[int] = []
 
-    def names(self, *, trainings: bool) -> Iterator[str]:
-        """The names of those that are due, in order, with or without trainings."""
-        place = -1
+    def names(self, *, trainings: bool, after: str | None = None) -> Iterator[str]:
+        """The names of those that are due, in order, all or those behind an action; with or without trainings."""
+        place = -1 if after is None else self._places[after]
         kept = [self._others, self._trainings] if trainings else [self._others]
         while found := [some[at] for some in kept if (at := bisect_right(some, place)) < len(some)]:
             place = min(found)

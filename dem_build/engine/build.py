@@ -47,7 +47,8 @@ TICK_SECONDS = 0.1
 HELD_RETRY_SECONDS = 1.0
 MOST_LOOKS = 8
 """Of the actions that others run, those that are looked at by themselves each time, in turn, as their holders may have
-died. All others a listing tells of: what a look costs must not grow with how many workers there are, as looks do."""
+died. All others a listing tells of: what a look costs must not grow with how many workers there are, as looks do. As
+many are looked at of those that are due and may not start yet."""
 RESTS = 20
 """Times the CPU time of a look until the next one, at least: a worker with a thousand failures looks at each."""
 ASK_AGAIN_SECONDS = 5.0
@@ -65,12 +66,15 @@ class Memory(Protocol):
     def free(self) -> int:
         """Bytes that were free before any of them ran."""
 
+    def told_by(self, action: Action) -> Iterable[str]:
+        """The actions by whose records one knows what an action needs."""
+
     def of(self, action: Action, records: Mapping[str, Record]) -> int:
         """The bytes that an action needs, about; 0 where it is not known.
 
         Args:
             action: What is to run.
-            records: Action → its record, of the base and of all that it takes from.
+            records: Action → its record, of those that tell as far as they are made.
         """
 
 
@@ -148,6 +152,7 @@ class _Build:
     rest: float = 0.0
     needs: dict[Worker, int] = field(default_factory=dict)
     crowded: set[str] = field(default_factory=set)
+    looked_up: str | None = None
 
     # What one result changes is looked up and not looked for: a build of ten thousand actions has as many results.
     dependents: dict[str, list[Action]] = field(default_factory=dict)
@@ -352,7 +357,8 @@ class _Build:
                 continue
             self.running[verdict.action.name] = (verdict, EventTail())
             known = self._known(verdict.action)
-            self.needs[worker] = self._needed(verdict.action)
+            if not verdict.action.kind.light:  # which leaves loaded what the worker keeps
+                self.needs[worker] = self._needed(verdict.action)
             worker.submit(request_for(verdict, known, self.options.machine, worker.slot.threads))
 
     def _next(self, worker: Worker) -> Verdict | None:
@@ -402,7 +408,7 @@ class _Build:
 
     def _needed(self, action: Action) -> int:
         memory = self.options.memory
-        return 0 if memory is None else memory.of(action, self._records(("base", *action.upstream)))
+        return 0 if memory is None else memory.of(action, self._records(memory.told_by(action)))
 
     def _tell_crowded(self, action: Action, needed: int, left: str) -> None:
         if action.name not in self.crowded:
@@ -467,6 +473,8 @@ class _Build:
 
     def _handle(self, message: Message) -> None:
         request, reply = message.worker.request, message.reply
+        if reply.answer is Answer.DIED and message.worker.runs_in(message.process):
+            self.needs.pop(message.worker, None)
         if request is None or message.stale:
             return
         verdict, tail = self.running[request.name]
@@ -618,7 +626,7 @@ class _Build:
     # Other processes, events, the user.
 
     def _look_at_others(self) -> None:
-        """Look what became of the actions that others run, and whether they made what failed here."""
+        """Look what became of the actions that others run, and whether they made what failed or waits here."""
         begun, used = time.monotonic(), time.thread_time()
         if begun - self.looked_at < max(HELD_RETRY_SECONDS, self.rest):
             return
@@ -626,9 +634,9 @@ class _Build:
         failed = [result for name, result in self.failed.items() if name not in forced]
         shared = self.options.leases is not None
         asks = shared and begun - self.asked_at >= ASK_AGAIN_SECONDS
-        held = self._worth_a_look(asks=asks)
+        held, passed = self._worth_a_look(asks=asks), self._passed_over() if asks or not shared else []
         if asks:
-            keys = [v.key for v in held.values()] + [r.key for r in failed]
+            keys = [v.key for v in (*held.values(), *passed)] + [r.key for r in failed]
             self.store.records.ask_again(key for key in keys if key is not None)
             self.asked_at = begun
         for name, verdict in held.items():
@@ -636,6 +644,8 @@ class _Build:
                 self.held.get(name) is verdict
             ):  # else what was settled just now made it wait for something else
                 self._look_at_another(name, verdict, asks=asks or not shared)
+        for verdict in passed:
+            self._take_if_recorded(verdict)
         for result in failed if not self._winding_down() else ():
             if result.key is not None and (record := self.store.records.lookup(result.key)) is not None:
                 self._settle(Result(result.action, Done.HIT, 0.0, result.key, record, note=BY_ANOTHER))
@@ -679,6 +689,25 @@ class _Build:
             given_back = {name: verdict for name, verdict in self.held.items() if verdict.key not in there}
         others = ((name, verdict) for name, verdict in self.held.items() if name not in given_back)
         return given_back | dict(islice(others, MOST_LOOKS))
+
+    def _passed_over(self) -> list[Verdict]:
+        """The next few of what is due while a worker is idle: it waits for memory, for data or for its inputs."""
+        if not self.starved:
+            return []
+        names = list(islice(self.due.names(trainings=True, after=self.looked_up), MOST_LOOKS))
+        self.looked_up = names[-1] if names else None
+        return [self.due[name] for name in names]
+
+    def _take_if_recorded(self, verdict: Verdict) -> None:
+        """Settle an action that is due if another process has made it."""
+        if (
+            self.due.get(verdict.action.name) is not verdict
+            or verdict.record is not None
+            or verdict.key is None
+        ):
+            return  # settled meanwhile, or forced: its record is that of before
+        if (record := self.store.records.lookup(verdict.key)) is not None:
+            self._settle(self._found(verdict, record))
 
     def _follow_events(self) -> None:
         for verdict, tail in self.running.values():

@@ -38,14 +38,20 @@ class SharedMemory:
     machine: Machine
     free: int
     _told: dict[tuple[str, tuple[str, ...]], int] = field(default_factory=dict, repr=False, compare=False)
-    _estimators: dict[str | None, Estimator] = field(default_factory=dict, repr=False, compare=False)
+    _estimators: dict[tuple[str, str | None], Estimator] = field(
+        default_factory=dict, repr=False, compare=False
+    )
+
+    def told_by(self, action: Action) -> tuple[str, ...]:
+        """The actions by whose records one knows what an action needs: its base's, and what it takes from."""
+        return (self.plan.graph.base_of(action), *action.upstream)
 
     def of(self, action: Action, records: Mapping[str, Record]) -> int:
         """The bytes that an action needs, about, of what holds a whole model at least that; 0 where it is not known.
 
         Args:
             action: Of the plan.
-            records: Action → its record, of the base and of all that it takes from, as far as they were made since.
+            records: Action → its record, of those that tell, as far as they were made since.
         """
         # A build asks of each action that waits, again and again.
         asked = action.name, tuple(record.key for record in records.values())
@@ -54,9 +60,10 @@ class SharedMemory:
             # Laid over the plan's and not copied: a build of ten thousand actions asks as often.
             over = ChainMap(verdicts, cast("dict[str, Verdict]", self.plan.verdicts))
             plan = replace(self.plan, verdicts=over)
-            base = records["base"].key if "base" in records else None
+            name = self.plan.graph.base_of(action)
+            base = name, records[name].key if name in records else None
             if base not in self._estimators:  # which reads the base's config
-                self._estimators[base] = Estimator.of_plan(plan, self.store, self.machine)
+                self._estimators[base] = Estimator.of_plan(plan, self.store, self.machine, name)
             estimator = replace(self._estimators[base], plan=plan)
             self._told[asked] = estimator.held(self.plan.verdicts[action.name])
         return self._told[asked]
@@ -181,7 +188,7 @@ def _course(work: Sequence[_Work], number: int, free: int | None, seconds: Seque
     Args:
         work: What is due, in the graph's order.
         number: Slots.
-        free: Bytes that those may take which run at once; None: no bound. One alone may take any.
+        free: Bytes that those may take which run at once; None: no bound. Beside what takes none one may take any.
         seconds: Of each, in the order of `work`.
     """
     left = {w.name: len(w.after) for w in work}
@@ -195,10 +202,10 @@ def _course(work: Sequence[_Work], number: int, free: int | None, seconds: Seque
     names: tuple[str, ...] = ()
     while ready or running:
         for place in list(ready):
-            held = sum(work[other].memory for _, other in running)
+            held, needed = sum(work[other].memory for _, other in running), work[place].memory
             if len(running) == number:
                 break
-            if not running or free is None or held + work[place].memory <= free:
+            if free is None or not (held and needed) or held + needed <= free:
                 ready.remove(place)
                 heappush(running, (clock + seconds[place], place))
         held = sum(work[place].memory for _, place in running)

@@ -151,11 +151,15 @@ def due(plan: Plan, kind: str | None = None) -> list[Verdict]:
     return list(found.values())
 
 
-def same_work(plan: Plan) -> dict[str, str]:
-    """Each action that is due → the first one that is the same work, which may be itself."""
+def same_work(plan: Plan, kind: str | None = None) -> dict[str, str]:
+    """Each action that is due → the first one that is the same work, which may be itself; of one kind, if given."""
     first: dict[Digest, str] = {}
     known: dict[str, Mapping[str, Output]] = {}
-    return {v.action.name: first.setdefault(_key(v, plan, known), v.action.name) for v in plan.due}
+    return {
+        v.action.name: first.setdefault(_key(v, plan, known), v.action.name)
+        for v in plan.due
+        if kind in (None, v.action.kind.name)
+    }
 
 
 def trainings(plan: Plan) -> list[Training]:

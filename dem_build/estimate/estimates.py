@@ -6,6 +6,7 @@ from collections import defaultdict
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+from dem_build.action import BASE
 from dem_build.actions import KINDS
 from dem_build.data.sources import part_of
 from dem_build.estimate.due import (
@@ -115,9 +116,9 @@ class Estimator:
     config: Mapping[str, JSON]
 
     @classmethod
-    def of_plan(cls, plan: Plan, store: Store, machine: Machine) -> Self:
-        """That of a plan: the base is read as far as it is here."""
-        base = plan.verdicts.get("base")
+    def of_plan(cls, plan: Plan, store: Store, machine: Machine, base_action: str = BASE) -> Self:
+        """That of a plan, or of what it has of one base: that is read as far as it is here."""
+        base = plan.verdicts.get(base_action)
         shape, config = (shape_of(base, store), config_of(base, store)) if base else (None, None)
         return cls(plan, machine, shape, config or {})
 

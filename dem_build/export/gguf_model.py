@@ -17,6 +17,7 @@ import numpy as np
 from gguf import GGMLQuantizationType as Type
 from gguf import LlamaFileType
 
+from dem_build.checkpoint.floats import squared_sum
 from dem_build.checkpoint.reader import open_checkpoint
 from dem_build.errors import UsageError
 from dem_build.export.gguf_tokenizer import add_tokenizer, check_tokenizer
@@ -244,8 +245,8 @@ def _write_tensors(
                 raise _refused(f"has weights beyond {stored[name].name} in {tensor.name}", "say --type bf16")
             lost = back - piece  # of float32 both are one array
             if len(tensor.shape) > 1:
-                errors.append(float(np.vdot(lost, lost)))
-                lengths.append(float(np.vdot(piece, piece)))
+                errors.append(squared_sum(lost))
+                lengths.append(squared_sum(piece))
             as_bytes = encoded.reshape(-1).view(np.uint8)
             whole[done : done + as_bytes.size] = as_bytes
             done += as_bytes.size

@@ -15,6 +15,7 @@ import numpy as np
 from scipy.linalg import eigh
 
 from dem_build.checkpoint.factors import LowRank
+from dem_build.checkpoint.floats import squared_sum
 from dem_build.json_text import parse_json
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def truncated(
                 continue
             for start in range(0, tensor.size, PIECE):
                 piece = delta.floats(tensor, start, min(PIECE, tensor.size - start))
-                beside.append(float(np.vdot(piece, piece)))
+                beside.append(squared_sum(piece))
     outside = math.fsum(beside)
     whole = math.fsum(lengths) + outside or 1.0
     return factors, Missing(math.sqrt((math.fsum(lost) + outside) / whole), math.sqrt(outside / whole))

@@ -40,7 +40,6 @@ OTHER_NAMES = {
     "lora_target": "lora_target_modules",
     "lora_target_linear": "lora_target_modules",
     "flash_attention": "attn_implementation",
-    "type": "format",
     "train_on_inputs": "loss",
     "val_set_size": "validation",
     "test_size": "test",
@@ -61,21 +60,27 @@ OTHER_NAMES = {
     "out_dtype": "dtype",
     "merge_method": "method",
 }
+# What any table may have, and is called otherwise in each: it belongs nowhere else.
+ANY_TABLES = {"type": ("format", "method", "search")}
 # What has another name and another meaning: a key of that name alone would be filled in wrongly.
 _BATCH = (
     "`global_batch_size` in [train] counts the sequences of a step, over all devices and accumulated passes; "
     "`micro_batch` in the machine file those of one pass"
 )
 _LORA = 'adapters are trained by method = "lora" in [train]'
+_MODEL = "the model that vectors are trained from is `model` in [base]"
 OTHER_WAYS = {
     "micro_batch_size": _BATCH,
     "per_device_train_batch_size": _BATCH,
     "gradient_accumulation_steps": _BATCH,
-    "adapter": _LORA,
+    "adapter": f"{_LORA}; one from elsewhere is `adapter` in [vectors.NAME]",
     "use_peft": _LORA,
     "peft_type": _LORA,
     "load_in_4bit": f"no base is loaded in 4 bits; {_LORA}",
     "load_in_8bit": f"no base is loaded in 8 bits; {_LORA}",
+    "base_model": _MODEL,
+    "model_name_or_path": _MODEL,
+    "merge_method": "how vectors are composed is `method` in [compose]",
 }
 # What mergekit and Axolotl call a value.
 OTHER_VALUES = {
@@ -177,7 +182,8 @@ def _key_hint(model: type[BaseModel], key: Key) -> str:
     """Point from an unknown key to the one that was meant: a similar one here, or the table or file it belongs in."""
     table, word = _model_at(model, key[:-1]), str(key[-1])
     here = table.model_fields if table else {}
-    other = OTHER_NAMES.get(word, word)
+    here_called = (name for name in ANY_TABLES.get(word, ()) if name in here)
+    other = next(here_called, OTHER_NAMES.get(word, word))
     if other != word and other in here:
         return f"did you mean `{other}`?"
     if word in OTHER_WAYS:

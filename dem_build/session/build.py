@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from dem_build.engine.outcome import Listener, recorded
 from dem_build.errors import GRAVITY, DemError, GateError, InterruptedBuildError
 from dem_build.session.ending import Ending, conclude
+from dem_build.session.same_rows import TellingSameRows
 from dem_build.session.session import open_session
 from dem_build.session.sharing import Pushing, Voice
 from dem_build.watch.watch import disavow, vouch
@@ -169,7 +170,8 @@ def run_plan(
         own_process=call.own_process,
         memory=shared_memory(session.plan, session.store, session.machine),
     )
-    outcome = build_plan(session.plan, session.store, options, listener, interrupt)
+    telling = TellingSameRows(listener, session.plan)
+    outcome = build_plan(session.plan, session.store, options, telling, interrupt)
     if rooted:
         session.save_root(outcome)
     return outcome

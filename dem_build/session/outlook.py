@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from dem_build.estimate import at_once, budgets, crowded, estimates, unfit
 from dem_build.report.documents import plan_document
 from dem_build.session.overlap import recorded_shared, shared_documents
+from dem_build.session.same_rows import same_rows
 from dem_build.session.under_way import under_way
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class Outlook:
         warnings: What is not expected to.
         shared: Which prompts the datasets are known to share.
         at_once: What all that is due takes where several actions run at once; None where one does.
+        same_rows: Datasets that are known to have the same rows to train on.
         begun: What of it another process is at work on, or an earlier run has saved.
     """
 
@@ -42,17 +44,20 @@ class Outlook:
     errors: Sequence[DemError]
     warnings: Sequence[str]
     shared: Sequence[Shared]
+    same_rows: Sequence[tuple[str, ...]]
     begun: Sequence[UnderWay]
     at_once: AtOnce | None = None
 
     def document(self) -> dict[str, JSON]:
         """The document of `dem plan --json`."""
+        moved = self.session.elsewhere
         return plan_document(self.session.named, self.session.plan) | {
             "estimates": [e.document() for e in self.estimates],
             **({"at_once": self.at_once.document()} if self.at_once else {}),
             **({"mixtures": [m.document() for m in self.mixtures]} if self.mixtures else {}),
-            "problems": [*map(str, self.errors), *self.warnings],
+            "problems": [*([moved] if moved else []), *map(str, self.errors), *self.warnings],
             "overlap": shared_documents(self.shared),
+            **({"same_rows": [[*group] for group in self.same_rows]} if self.same_rows else {}),
             **({"begun": [b.document() for b in self.begun]} if self.begun else {}),
         }
 
@@ -69,4 +74,5 @@ def look_ahead(session: Session) -> Outlook:
         warnings.append(together.warning)
     begun = [*under_way(plan, store)]
     shared = recorded_shared(session)
-    return Outlook(session, found, budgets(plan), errors, warnings, shared, begun, together)
+    twins = same_rows(plan)
+    return Outlook(session, found, budgets(plan), errors, warnings, shared, twins, begun, together)

@@ -145,6 +145,18 @@ class Session:
                 )
         return None
 
+    @property
+    def displaced(self) -> str | None:
+        """What to say where a changed recipe is published in the place of the recipe as it is written; None else."""
+        keys = {text.partition("=")[0].strip() for text in self.call.overrides}
+        if not keys or "name" in keys:
+            return None
+        back = _command("build", self.named)
+        return (
+            f"it is the recipe's with --set, in the place of its own, which `{back}` puts back; with --set name=… as "
+            "well each has a folder"
+        )
+
     def destination(self) -> Destination:
         """Where the recipe publishes: in `out/` of the project, wherever the cache is.
 
@@ -482,7 +494,7 @@ def open_session(named: str, call: Call, within: ExitStack | None = None) -> Ses
     recipe, located, locked = _located(named, call.overrides, hints)
     machine, machine_path = _machine(call, recipe.path)
     if call.locked and locked is None:
-        path, hint = str(lock.lock_path(recipe.path)), f"`{_locking(named)}` writes it"
+        path, hint = str(lock.lock_path(recipe.path)), f"`{_command('lock', named)}` writes it"
         raise NotUpToDateError("there is no lock", where=path, hint=hint)
     if (call.locked or call.pinned) and (missing := lock.unpinned(located, locked)):
         raise not_locked(named, call, lock.lock_path(recipe.path), missing)
@@ -604,7 +616,7 @@ def planned(
     recipe, problems = read_recipe(named, written=written)
     if recipe is None or problems:
         raise RecipeError(problems)
-    path, hint = lock.lock_path(named), f"`{_locking(str(named))}` writes it"
+    path, hint = lock.lock_path(named), f"`{_command('lock', str(named))}` writes it"
     if locked is None:
         raise NotUpToDateError("there is no lock", where=str(path), hint=hint)
     try:
@@ -623,17 +635,17 @@ def planned(
 
 def not_locked(named: str, call: Call, path: Path, names: Sequence[str]) -> NotUpToDateError:
     """What is said where a lock is not what is there."""
-    hint = f"`{_locking(named)}` accepts what is there now; or put back what was locked"
+    hint = f"`{_command('lock', named)}` accepts what is there now; or put back what was locked"
     if call.overrides:
         hint += "; no lock has what --set brings in: write that into the recipe first, or leave out --locked"
     return NotUpToDateError(f"not what is locked: {', '.join(names)}", where=str(path), hint=hint)
 
 
-def _locking(named: str) -> str:
-    """The command that writes a recipe's lock, to be copied into a shell."""
-    import shlex  # noqa: PLC0415  only for a mistake
+def _command(name: str, recipe: str) -> str:
+    """A command for a recipe, to be copied into a shell."""
+    import shlex  # noqa: PLC0415  few calls say one
 
-    return shlex.join(["dem", "lock", named])
+    return shlex.join(["dem", name, recipe])
 
 
 def open_store(call: Call) -> Store:

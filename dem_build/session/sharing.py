@@ -12,17 +12,16 @@ from dem_build.engine.outcome import Done
 from dem_build.errors import UsageError
 from dem_build.report.quantities import size
 from dem_build.report.text import joined
+from dem_build.session.relay import Relay
 from dem_build.watch.watch import disavow
 from dem_build.wording import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
-    from dem_build.action import Action
     from dem_build.digest import JSON, Digest
     from dem_build.engine.outcome import Listener, Result
     from dem_build.machine import Remote
-    from dem_build.plan import Plan, Verdict
     from dem_build.store import Store
     from dem_build.store.local import CacheLayout
     from dem_build.store.remote.bucket import Bucket
@@ -192,35 +191,15 @@ def _hurried(remote: Remote) -> Callable[[], Bucket]:
     return opened
 
 
-class Pushing:
+class Pushing(Relay):
     """Follows a build for another listener, and gives what ran to a pusher."""
 
     def __init__(self, listener: Listener, pusher: Pusher) -> None:
-        self._listener = listener
+        super().__init__(listener)
         self._pusher = pusher
-
-    def build_started(self, plan: Plan) -> None:
-        """Tell the other one."""
-        self._listener.build_started(plan)
-
-    def action_started(self, verdict: Verdict, pid: int | None = None) -> None:
-        """Tell the other one."""
-        self._listener.action_started(verdict, pid)
-
-    def action_event(self, action: Action, event: Mapping[str, JSON]) -> None:
-        """Tell the other one."""
-        self._listener.action_event(action, event)
-
-    def action_waits(self, action: Action, holder: str) -> None:
-        """Tell the other one."""
-        self._listener.action_waits(action, holder)
 
     def action_ended(self, result: Result) -> None:
         """Push what ran, and tell the other one."""
         if result.status is Done.RAN and result.record is not None:
             self._pusher.add(result.action.name, result.record)
-        self._listener.action_ended(result)
-
-    def stopping(self) -> None:
-        """Tell the other one."""
-        self._listener.stopping()
+        super().action_ended(result)

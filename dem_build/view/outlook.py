@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dem_build.report.text import joined
+from dem_build.session.same_rows import said
 from dem_build.view.overlap import say_shared
 from dem_build.view.plan import (
     absent_lines,
@@ -39,4 +40,6 @@ def outlook_lines(outlook: Outlook, console: Console) -> None:
     rowless_lines(plan.graph, console)
     estimate_lines(outlook.estimates, console, outlook.at_once)
     memory_lines(outlook.errors, outlook.warnings, console)
+    for group in outlook.same_rows:
+        say(console, ("warning: ", "yellow"), joined(said(group)))
     say_shared(outlook.shared, console)

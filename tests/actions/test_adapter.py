@@ -260,6 +260,32 @@ class TestDense:
         right = (llama.published[f"{name}.weight"].double() + scale * product).float()
         check(llama.vector(adapter, tmp_path / "run"), llama, {f"{name}.weight": right})
 
+    @pytest.mark.parametrize(
+        ("alphas", "first", "told"),
+        [
+            (
+                {"layers.0.self_attn.q_proj": 12.0, "q_proj": 3.0},
+                12.0,
+                True,
+            ),  # as peft saves them, whatever was first
+            ({"q_proj": 3.0, "layers.0.self_attn.q_proj": 12.0}, 3.0, False),  # as peft never saves them
+            ({"layers.0.self_attn.q_proj": 12.0, "q_proj": 12.0}, 12.0, False),
+            ({"k_proj": 3.0, "q_proj": 12.0}, 12.0, False),
+        ],
+    )
+    def test_of_two_patterns_of_one_module_the_first_counts_and_where_that_is_in_doubt_it_is_said(
+        self, llama, tmp_path, alphas, first, told
+    ):
+        name = "model.layers.0.self_attn.q_proj"
+        tensors, product = self.one(llama, name)
+        config = {"target_modules": ["q_proj"], "layers_to_transform": [0], "alpha_pattern": alphas}
+        adapter = llama.adapter(tensors, tmp_path / "a", **config)
+        made, _, warnings = run(llama.folder / "imported", tmp_path / "run", adapter, source="adapter")
+        right = (llama.published[f"{name}.weight"].double() + first / RANK * product).float()
+        check(load_file(made), llama, {f"{name}.weight": right})
+        said = [w for w in warnings if f"both match {name}, with two values: the first counts" in w]
+        assert len(said) == told
+
     def test_its_rank_is_that_of_its_config(self, llama, tmp_path):
         tensors, _ = self.one(llama, "model.layers.0.self_attn.q_proj", rank=4)
         told = {"target_modules": ["q_proj"], "layers_to_transform": 0}

@@ -284,6 +284,20 @@ def test_the_lock_is_of_the_recipe_as_written_whatever_a_build_sets(
     project.call("build", "tiny.toml", "--locked", "--", "base")
 
 
+def test_a_trial_in_the_place_of_the_recipes_own_model_is_said_to_be_one(
+    built: tuple[Project, dict[str, object]],
+) -> None:
+    project, _ = built
+    project.build(RECIPE)
+    tried = project.call("build", "tiny.toml", "--set", "datasets.add.omega=0.0").stdout
+    assert (
+        "note: it is the recipe's with --set, in the place of its own, which `dem build tiny.toml` puts"
+        in tried
+    )
+    for call in (("--set", "datasets.add.omega=0.0", "--set", "name=try"), ()):
+        assert "with --set" not in project.call("build", "tiny.toml", *call).stdout
+
+
 def test_locked_refuses_data_that_changed_since_the_lock(built: tuple[Project, dict[str, object]]) -> None:
     project, _ = built
     project.build(RECIPE, "--locked")

@@ -60,4 +60,6 @@ def test_why_names_the_file_and_a_plan_says_that_the_cache_is_another(project):
     assert (
         f"{project.home / 'out' / 'tiny'} was built, and {project.home / 'cache'} has nothing of it" in said
     )
+    [problem] = json.loads(project.call("plan", "tiny.toml", "--json").stdout)["problems"]
+    assert problem in said
     assert "has nothing of it" not in project.call("plan", "tiny.toml", "--cache", "moved").stdout

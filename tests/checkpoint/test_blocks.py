@@ -251,6 +251,20 @@ class TestDifference:
         store(tmp_path / "expected", {n: (theta[n] + changed[n]) - theta[n] for n in shapes})
         assert (tmp_path / "d").read_bytes() == (tmp_path / "expected").read_bytes()
 
+    def test_how_far_long_tensors_moved_is_a_share_of_their_length(self, tmp_path):
+        """Of which float32 holds no square."""
+        for name, value in (("base", 1e19), ("tuned", 1.1e19)):
+            with weights_writer(tmp_path / name, [TensorSpec("a", "F32", (16,))]) as writer:
+                writer.write("a", 0, np.full(16, value, np.float32))
+        with (
+            open_checkpoint(tmp_path / "base") as base,
+            open_checkpoint(tmp_path / "tuned") as tuned,
+            delta_writer(tmp_path / "d", BASE, {"a": (16,)}, "float32") as writer,
+        ):
+            norms, moved = write_difference(writer, base, tuned)
+        assert norms.norm == pytest.approx(4e18)
+        assert moved == {"a": pytest.approx(0.1, rel=1e-5)}
+
 
 class TestRefused:
     @pytest.fixture

@@ -12,7 +12,7 @@ import click
 import pytest
 
 from dem_build.cli import build, inspect
-from dem_build.cli.app import Command, app, run
+from dem_build.cli.app import OTHER_NAMES, Command, _paths, app, run
 from dem_build.session.session import Call
 
 if TYPE_CHECKING:
@@ -97,3 +97,36 @@ def test_only_what_runs_actions_takes_them_behind_two_dashes(
     assert shown == ["vector:chat"]
     assert run(["check", "one.toml", "--", "vector:chat"]) == 2
     assert "vector:chat" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("call", "meant"),
+    [
+        ("push", "cache push"),
+        ("verify", "cache verify"),
+        ("delete", "remove"),
+        ("cache delete", "cache gc"),
+        ("cache remove", "cache gc"),
+        ("cache build", "build"),
+        ("cache list", "ls"),
+        ("status", "plan"),
+        ("cache status", "cache stats"),
+        ("cache remote status", "cache remote show"),
+        ("cache remote list", "cache remote show"),
+        ("cache remote pull", "cache pull"),
+        ("remote show", "cache remote"),
+        ("cache remote frobnicate", None),
+    ],
+)
+def test_a_command_of_another_group_or_tool_leads_to_the_nearest_of_its_meaning(
+    call: str, meant: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(call.split()) == 2
+    told = capsys.readouterr().err.splitlines()
+    hints = [] if meant is None else [f"Hint: dem {meant}"]
+    word = "remote" if call == "remote show" else call.rsplit(maxsplit=1)[-1]
+    assert told[told.index("") + 1 :] == [f"Error: No such command '{word}'.", *hints]
+
+
+def test_every_meaning_is_of_a_command_that_is_there() -> None:
+    assert {*OTHER_NAMES} <= {" ".join(path) for path in _paths(app, [])}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,8 +10,11 @@ import pytest
 from build_samples import make_graph
 from cluster import Cluster
 
+from dem_build.engine import build as loop
 from dem_build.engine.build import Options, _Build
 from dem_build.engine.interrupt import Interrupt
+from dem_build.engine.pool import Message
+from dem_build.engine.protocol import Answer, Reply
 from dem_build.machine import Machine
 from dem_build.plan import History, make_plan
 
@@ -39,6 +43,9 @@ class Memory:
     def __init__(self, free: int) -> None:
         self.free = free
         self.asked: list[tuple[str, set[str]]] = []
+
+    def told_by(self, action: Any) -> tuple[str, ...]:
+        return ("base", *action.upstream)
 
     def of(self, action: Any, records: Any) -> int:
         self.asked.append((action.name, {*records}))
@@ -83,3 +90,78 @@ def test_what_idle_workers_keep_loaded_makes_room() -> None:
     build.needs[first] = 1
     assert build._fits(plan.verdicts["vector:a"], second)
     assert (cluster.ended, build.needs) == ({first}, {})
+
+
+def test_what_waits_for_memory_is_found_when_another_has_made_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`vector:a` runs, and `vector:b` does not fit beside it; what evaluates that need not wait as well."""
+    monkeypatch.setattr(loop, "HELD_RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "TICK_SECONDS", 0.001)
+    ended: list[str] = []
+
+    class Slow(Watched):
+        """Whose `vector:a` ends when what takes `vector:b` has, or after 200 turns."""
+
+        turns = 0
+
+        def submit(self, worker: Any, request: Any) -> None:
+            if request.name != "vector:a":
+                super().submit(worker, request)
+                return
+            worker.request = request
+            verdict = build.due["vector:b"]
+            self.make("vector:b", verdict.key, "finetune", {"by": "another"})
+            self.ran["vector:b"] -= 1
+
+        def end(self) -> None:
+            self.turns += 1
+            [worker] = [w for w in self.pool.workers if w.request and w.request.name == "vector:a"] or [None]
+            if worker is not None and (self.turns == 200 or "loss:b:b" in ended):
+                super().submit(worker, worker.request)
+
+    class Turning(loop._Build):
+        def _watch_idleness(self) -> None:
+            super()._watch_idleness()
+            cluster.end()
+
+    cluster = Slow(2)
+    listener: Any = SimpleNamespace(
+        action_event=lambda *_: None,
+        action_ended=lambda result: ended.append(result.action.name),
+        action_started=lambda *_: None,
+        action_waits=lambda *_: None,
+        stopping=lambda: None,
+    )
+    plan = make_plan(make_graph(("a", "b")), cluster, History())
+    options = Options(Machine(jobs=2), memory=Memory(NEED))
+    build = Turning(plan, cluster, options, listener, Interrupt(), cluster.pool)  # type: ignore[arg-type]
+    outcome = build.run()
+    assert not outcome.failed
+    assert cluster.ran["vector:b"] == 0
+    assert ended.index("vector:b") < ended.index("vector:a")
+
+
+@pytest.mark.parametrize(("light", "kept"), [(True, {NEED}), (False, set())])
+def test_a_light_action_leaves_loaded_what_its_worker_keeps(light: bool, kept: set[int]) -> None:
+    cluster = Watched(1)
+    plan = make_plan(make_graph(("a",)), cluster, History())
+    options = Options(Machine(jobs=1), memory=Memory(NEED))
+    build = _Build(plan, cluster, options, SimpleNamespace(), Interrupt(), cluster.pool)  # type: ignore[arg-type]
+    [worker] = cluster.pool.workers
+    build.needs[worker] = NEED
+    base = plan.verdicts["base"]
+    build.due["base"] = replace(
+        base, action=replace(base.action, kind=replace(base.action.kind, light=light))
+    )
+    build._dispatch()
+    assert {n for n in build.needs.values() if n} == kept
+
+
+def test_a_worker_that_died_keeps_nothing_loaded() -> None:
+    cluster = Watched(1)
+    plan = make_plan(make_graph(("a",)), cluster, History())
+    options = Options(Machine(jobs=1), memory=Memory(NEED))
+    build = _Build(plan, cluster, options, SimpleNamespace(), Interrupt(), cluster.pool)  # type: ignore[arg-type]
+    [worker] = cluster.pool.workers
+    build.needs[worker] = NEED
+    build._handle(Message(worker, Reply(Answer.DIED), None))
+    assert build.needs == {}

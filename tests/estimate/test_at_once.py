@@ -13,6 +13,7 @@ from rich.console import Console
 from dem_build.estimate import at_once, beside, estimates, shared_memory
 from dem_build.estimate.beside import SharedMemory, _course, _Work
 from dem_build.estimate.memory import BYTES, PROCESS
+from dem_build.graph import united
 from dem_build.hardware import Room
 from dem_build.machine import Machine
 from dem_build.view.plan import estimate_lines
@@ -137,3 +138,32 @@ def test_a_course_starts_what_fits_in_order_and_lets_one_that_never_fits_run_alo
     assert (alone.seconds, alone.memory, alone.most) == (1 + 5 + 2 + 2 + 3, 20, ("large",))
     free = _course(work, 2, None, seconds)
     assert (free.seconds, free.memory, free.most) == (1 + 4 + 3, 26, ("large", "a"))
+
+
+def test_a_course_lets_what_takes_no_memory_run_beside_anything_as_a_build_does():
+    work = [
+        _Work("data", set(), 4.0, 4.0, 0),
+        _Work("large", set(), 5.0, 5.0, 20),
+        _Work("card", set(), 2.0, 2.0, 0),
+    ]
+    course = _course(work, 2, 10, [w.seconds for w in work])
+    assert (course.seconds, course.memory, course.most) == (4 + 2, 20, ("data", "large"))
+
+
+def test_actions_of_united_recipes_need_as_much_as_each_alone():
+    made = trained()
+    made.records = {k: r for k, r in made.records.items() if r.kind != "finetune"}
+    graph = make_graph(NAMES)
+    alone = made.plan(graph)
+    records = {name: v.record for name, v in alone.verdicts.items() if v.record is not None}
+    apart = SharedMemory(alone, Reading(made), Machine(jobs=2), 1)
+    both = made.plan(united({"one": graph, "two@b": graph}))
+    shared = SharedMemory(both, Reading(made), Machine(jobs=2), 1)
+    for action in graph:
+        need = apart.of(action, {n: records[n] for n in apart.told_by(action) if n in records})
+        for label in ("one", "two@b"):
+            called = both.graph.actions[f"{action.name}@{label}"]
+            assert {*shared.told_by(called)} == {f"{n}@{label}" for n in apart.told_by(action)}
+            known = {f"{n}@{label}": records[n] for n in apart.told_by(action) if n in records}
+            assert shared.of(called, known) == need
+    assert shared.of(both.graph.actions["vector:math@two@b"], {}) > PROCESS

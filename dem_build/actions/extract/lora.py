@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from dem_build.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from dem_build.digest import JSON
 
@@ -162,23 +162,48 @@ def scale_of(adapter: Adapter, target: str, rank: int) -> float:
     return alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
 
 
+def rivals(adapter: Adapter, target: str) -> tuple[str, str] | None:
+    """The pattern that says a target's alpha, and one that would say another if it came first, as it may have once.
+
+    peft sorts patterns as it saves them: where they are in another order, that is the one of the training.
+
+    Args:
+        adapter: Whose config says it.
+        target: As of `scale_of`.
+
+    Raises:
+        CheckpointError: One is no pattern.
+    """
+    table = adapter.config.get("alpha_pattern")
+    if not isinstance(table, dict) or list(table) != sorted(table):
+        return None
+    found = list(_matching(table, "alpha_pattern", target, adapter.where))
+    others = (pattern for pattern in found[1:] if table[pattern] != table[found[0]])
+    return next(((found[0], other) for other in others), None)
+
+
 def _of_pattern(config: Mapping[str, JSON], patterns: str, target: str, default: str, where: str) -> float:
-    table = config.get(patterns) or {}
+    table = config.get(patterns)
     value = config.get(default)
     value = DEFAULTS[default] if value is None else value
-    for pattern, number in table.items() if isinstance(table, dict) else ():
+    if isinstance(table, dict):
+        value = next((table[pattern] for pattern in _matching(table, patterns, target, where)), value)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        what = f"{default} of {target} is {value!r} in the adapter's config, and no number"
+        raise CheckpointError(what, where=where, hint=AGAIN)
+    return float(value)
+
+
+def _matching(table: Mapping[str, JSON], patterns: str, target: str, where: str) -> Iterator[str]:
+    """Yield the patterns that match a target, in the order of the file."""
+    for pattern in table:
         try:
             found = re.match(rf"(.*\.)?({pattern})$", target)
         except re.error as error:
             what = f"{patterns} of the adapter's config has {pattern!r}, which is no pattern: {error}"
             raise CheckpointError(what, where=where, hint=AGAIN) from error
         if found:
-            value = number
-            break
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        what = f"{default} of {target} is {value!r} in the adapter's config, and no number"
-        raise CheckpointError(what, where=where, hint=AGAIN)
-    return float(value)
+            yield pattern
 
 
 def refuse_misfits(adapter: Adapter, base: Shapes, *, grows: bool) -> None:

@@ -16,7 +16,7 @@ from peft import LoraConfig
 from peft.tuners.tuners_utils import check_target_module_exists
 from transformers.pytorch_utils import Conv1D
 
-from dem_build.actions.extract.lora import OF_THIS_BASE, misfit, read_adapter, scale_of
+from dem_build.actions.extract.lora import OF_THIS_BASE, misfit, read_adapter, rivals, scale_of
 from dem_build.checkpoint.filenames import ADAPTER_WEIGHTS
 from dem_build.checkpoint.reader import open_checkpoint
 from dem_build.errors import CheckpointError
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from dem_build.checkpoint.reader import Checkpoint
     from dem_build.digest import JSON
     from dem_build.model.weight_layout import TensorGroup
-    from dem_build.step import Inputs
+    from dem_build.step import Context, Inputs
 
     Conversion = Callable[[Mapping[str, torch.Tensor]], dict[str, torch.Tensor]]
     Edit = Callable[[torch.Tensor], torch.Tensor]
@@ -43,7 +43,7 @@ ALL_LINEAR = "all-linear"
 
 
 def merged_weights(
-    inputs: Inputs, config: Mapping[str, JSON], model: Any, base: Checkpoint, note: Callable[[str], None]
+    inputs: Inputs, config: Mapping[str, JSON], model: Any, base: Checkpoint, context: Context
 ) -> Iterator[tuple[str, NDArray[np.float32] | None]]:
     """Yield the base's weights with an adapter added to them, in float32; None where it changes nothing.
 
@@ -52,7 +52,7 @@ def merged_weights(
         config: The adapter's config.
         model: The base's model, built without memory.
         base: The base's weights, open.
-        note: Called with what the user should know.
+        context: Is told what the user should know.
 
     Raises:
         CheckpointError: An adapter of another base, a damaged one, or one that cannot be merged.
@@ -61,7 +61,9 @@ def merged_weights(
     weights = open_checkpoint(path)
     shapes = {name: tensor.shape for name, tensor in weights.tensors.items()}
     adapter = read_adapter(config, shapes, inputs.sources[0].origin)
-    merger = _Merger(adapter, weights, model, note)
+    merger = _Merger(adapter, weights, model, context.note)
+    if doubt := merger.doubt():
+        context.warn(f"{adapter.where}: {doubt}")
     with weights:
         yield from merger.merge(base)
 
@@ -96,10 +98,25 @@ class _Merger:
         self.edits: dict[str, list[Edit]] = {}
         for name, own in adapter.replaced.items():
             self._replace(name, own)
-        targets = [(update, self._target(update)) for update in adapter.updates]
-        _Wanted(adapter, self.modules, self.published, model).refuse_differences(targets)
-        for update, target in targets:
+        self.targets = [(update, self._target(update)) for update in adapter.updates]
+        _Wanted(adapter, self.modules, self.published, model).refuse_differences(self.targets)
+        for update, target in self.targets:
             self._update(update, target)
+
+    def doubt(self) -> str:
+        """What the adapter may have been trained with in place of what its file says; empty where nothing is open."""
+        found = {
+            target.words: two for _, target in self.targets if (two := rivals(self.adapter, target.words))
+        }
+        if not found:
+            return ""
+        module, (first, second) = next(iter(found.items()))
+        more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+        return (
+            f"{first!r} and {second!r} in alpha_pattern both match {module}{more}, with two values: the first counts, "
+            "as in peft, which sorts patterns as it saves them. If the other came first in training, write it first in "
+            "adapter_config.json"
+        )
 
     def merge(self, base: Checkpoint) -> Iterator[tuple[str, NDArray[np.float32] | None]]:
         """Yield each of the base's float tensors once."""

@@ -15,6 +15,7 @@ import numpy as np
 from dem_build.actions.extract.full_model import OF_THE_BASE, in_layout_of, refuse_strangers
 from dem_build.checkpoint.delta import delta_shapes, delta_writer, write_delta, write_difference
 from dem_build.checkpoint.filenames import ADAPTER_CONFIG, CONFIG
+from dem_build.checkpoint.floats import squared_sum
 from dem_build.checkpoint.reader import open_checkpoint
 from dem_build.errors import CheckpointError
 from dem_build.json_text import parse_json
@@ -118,7 +119,7 @@ def _adapter(inputs: Inputs, dtype: str, context: Context) -> tuple[DeltaNorms, 
     with base:
 
         def differences() -> Iterator[tuple[str, NDArray[np.float32]]]:
-            merged = merged_weights(inputs, config, weights.built, base, context.note)
+            merged = merged_weights(inputs, config, weights.built, base, context)
             for done, (name, values) in enumerate(merged):
                 context.check_stop()
                 context.progress(done, len(shapes), "tensors")
@@ -128,8 +129,7 @@ def _adapter(inputs: Inputs, dtype: str, context: Context) -> tuple[DeltaNorms, 
                 # In float32, and rounded to the vector's format only when it is stored; of a tensor that the adapter
                 # leaves alone, zeros.
                 difference = np.subtract(theta if values is None else values, theta, out=values)
-                length = float(np.square(theta, out=theta).sum())  # in place: a layer's experts are gigabytes
-                squares = float(np.square(difference, out=theta).sum())
+                length, squares = squared_sum(theta), squared_sum(difference)
                 moved[name] = (squares / length) ** 0.5 if length > 0 else 0.0
                 del theta  # else it is held while the difference is written and the next tensor is merged
                 yield name, difference
