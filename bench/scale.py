@@ -231,7 +231,8 @@ def main() -> None:
                     found = {"CPU s": min(call.run(recipe) for _ in range(1 + options.repeat))}
                 print(f"  {datasets} datasets, {command}: {found}", file=sys.stderr, flush=True)
                 costs.setdefault(command, []).append(found)
-    print(table(actions, costs, growth if options.count else exponent))
+    if len(actions) > 1:  # what one size costs is told above
+        print(table(actions, costs, growth if options.count else exponent))
 
 
 def make(home: Path, datasets: int) -> int:

@@ -277,7 +277,7 @@ class Action:
 
     def salted(self, salt: str | None) -> Action:
         """The same action of another generation of results."""
-        return replace(self, salt=salt)
+        return self if salt == self.salt else replace(self, salt=salt)
 
 
 def preimage(action: Action, inputs: Iterable[Input[HasDigest]]) -> dict[str, JSON]:

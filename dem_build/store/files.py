@@ -102,7 +102,7 @@ def explained(error: OSError, path: Path | str) -> StoreError:
     return StoreError(f"cannot be read or written: {reason}", where=place)
 
 
-def read_bytes(path: Path, waits: Callable[[], None] | None = None) -> bytes:
+def read_bytes(path: Path | str, waits: Callable[[], None] | None = None) -> bytes:
     """What a file holds; a named pipe, which others wait for to be written, is none.
 
     Args:
@@ -154,7 +154,7 @@ class ReadAhead:
         path: Name → file.
     """
 
-    def __init__(self, names: Iterable[str], path: Callable[[str], Path]) -> None:
+    def __init__(self, names: Iterable[str], path: Callable[[str], Path | str]) -> None:
         self._names = [*names]
         self._places = {name: place for place, name in enumerate(self._names)}
         self._path = path
@@ -185,7 +185,7 @@ class ReadAhead:
         self._begun = max(self._begun, end)
 
 
-def read_document(path: Path, waits: Callable[[], None] | None = None) -> bytes | None:
+def read_document(path: Path | str, waits: Callable[[], None] | None = None) -> bytes | None:
     """What a file of the store holds; None where there is none.
 
     Args:

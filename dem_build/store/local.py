@@ -143,11 +143,21 @@ class CacheLayout:
 
     def object(self, digest: str) -> Path:
         """Where the object of a digest lies."""
-        return self.objects / f"{digest[:2]}/{digest}"
+        return Path(self.object_name(digest))
+
+    # As text for what a plan asks of each action: to make a `Path` takes longer than to look at the file.
+
+    def object_name(self, digest: str) -> str:
+        """The same as `object`, as text."""
+        return f"{self.objects}/{digest[:2]}/{digest}"
 
     def action(self, key: str) -> Path:
         """Where the record of a key lies."""
-        return self.actions / f"{key[:2]}/{key}.json"
+        return Path(self.action_name(key))
+
+    def action_name(self, key: str) -> str:
+        """The same as `action`, as text."""
+        return f"{self.actions}/{key[:2]}/{key}.json"
 
     def temporary(self) -> Path:
         """A new name in `tmp/`."""
@@ -292,16 +302,16 @@ class ObjectFiles:
         Raises:
             NotAFileError: Something else is there.
         """
-        path = self.path(name)
+        path = self._layout.object_name(name)
         try:
-            found = path.stat()
+            found = os.stat(path)  # noqa: PTH116  no `Path`, as said there
         except FileNotFoundError:
             try:
                 found = self.open(name).stat()
             except FileNotFoundError:
                 return None
         if not stat.S_ISREG(found.st_mode):
-            raise files.NotAFileError(errno.EISDIR, "it is not a file", str(path))
+            raise files.NotAFileError(errno.EISDIR, "it is not a file", path)
         return found.st_size
 
     def open(self, name: Digest) -> Path:
@@ -343,11 +353,11 @@ class Documents:
 
     def __init__(self, layout: CacheLayout) -> None:
         self._layout = layout
-        self._ahead = files.ReadAhead((), layout.action)
+        self._ahead = files.ReadAhead((), layout.action_name)
 
     def expect(self, keys: Iterable[Digest]) -> None:
         """Hear which documents are about to be read, in this order: who waits for one may begin the next ones."""
-        self._ahead = files.ReadAhead(keys, self._layout.action)
+        self._ahead = files.ReadAhead(keys, self._layout.action_name)
 
     def read(self, key: Digest) -> bytes | None:
         """The document of a key; None where there is none.

@@ -9,9 +9,12 @@ import pytest
 from growth import assert_linear, calls_of
 from scaled import record_made_up, scaled_project
 
+from dem_build import action as action_module
 from dem_build import digest
+from dem_build.action import Action
 from dem_build.cli.app import run
 from dem_build.store import files
+from dem_build.store.local import CacheLayout
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -70,14 +73,18 @@ def test_a_plan_opens_each_record_once_and_makes_one_key_of_it(
     def counting(where: object, name: str) -> None:
         before = getattr(where, name)
 
-        def count(*arguments: object) -> object:
+        def count(*arguments: object, **named: object) -> object:
             counted[name] += 1
-            return before(*arguments)
+            return before(*arguments, **named)
 
         monkeypatch.setattr(where, name, count)
 
     counting(files, "read_bytes")
     counting(digest, "of_json")
+    counting(CacheLayout, "object")
+    counting(CacheLayout, "action")
+    counting(Action, "salted")
+    counting(action_module, "replace")
     for datasets, (recipe, actions) in recipes.items():
         counted.clear()
         assert run(["plan", str(recipe)]) == 0
@@ -85,6 +92,10 @@ def test_a_plan_opens_each_record_once_and_makes_one_key_of_it(
         # tells a dataset from others.
         assert actions <= counted["read_bytes"] <= actions + 10
         assert 2 * actions <= counted["of_json"] <= 2 * actions + datasets + 10
+        # Files are looked at by the text of their path; of actions only those that may start from a trunk are copied.
+        assert counted["object"] + counted["action"] <= 10
+        assert counted["salted"] > actions // 2
+        assert counted["replace"] <= datasets + 10
         counted.clear()
         assert run(["plan", str(recipe), "--set", "train.learning_rate=1e-4"]) == 0
         # Estimates look at all records: at none twice. A training has none, which is asked twice, and one of before.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from dem_build.action import Action, Edge, Evaluation, Input, Kind
@@ -38,16 +37,19 @@ def evaluations(recipe: Recipe, lock: Lock, models: Mapping[str, str]) -> list[A
     return [_loss(recipe, model, source, name) for name in datasets for model, source in models.items()]
 
 
-def loss_action(recipe: Recipe, name: str, source: str, rows: Edge) -> Action:
+def loss_action(
+    recipe: Recipe, name: str, source: str, rows: Edge, evaluation: Evaluation | None = None
+) -> Action:
     """The loss, called NAME, of the model that an action makes on a split of a dataset."""
     takes = (
         Input("model/weights", Edge(source, "weights")),
         Input("model/config", Edge(source, "config")),
         Input("data/rows", rows),
     )
-    return Action(name, KIND, {"dtype": recipe.compose.dtype}, takes)
+    return Action(name, KIND, {"dtype": recipe.compose.dtype}, takes, evaluation=evaluation)
 
 
 def _loss(recipe: Recipe, model: str, source: str, dataset: str) -> Action:
-    found = loss_action(recipe, f"loss:{model}:{dataset}", source, Edge(f"data:{dataset}", "test"))
-    return replace(found, evaluation=Evaluation(model, f"loss:{dataset}"))
+    task = f"loss:{dataset}"
+    rows = Edge(f"data:{dataset}", "test")
+    return loss_action(recipe, f"loss:{model}:{dataset}", source, rows, Evaluation(model, task))
