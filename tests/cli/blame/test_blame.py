@@ -129,13 +129,6 @@ def test_without_an_item_those_are_listed_that_composing_changed(capsys):
     assert "sign g" in out
 
 
-def test_on_a_narrow_terminal_the_question_gives_way(capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "48")
-    out = blame(capsys, "tiny.toml", "signs")
-    assert "broke  base  composed          margins  asks" in out
-    assert max(map(len, out.splitlines())) <= 48
-
-
 @pytest.mark.parametrize(
     ("arguments", "what"),
     [
