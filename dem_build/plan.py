@@ -72,8 +72,9 @@ class Reason:
 
     def __str__(self) -> str:
         if self.why is Why.CHANGED:
-            shown = "; ".join(str(d) for d in self.differences[:3])
-            more = len(self.differences) - 3
+            kinds = [d for d in self.differences if d.place == "kind"]  # of another kind all is different
+            shown = "; ".join(str(d) for d in kinds or self.differences[:3])
+            more = 0 if kinds else len(self.differences) - 3
             return f"changed: {shown}" + (f"; and {more} more" if more > 0 else "")
         if self.why is Why.WAITS:
             return f"depends on {', '.join(self.waits_for)}"

@@ -14,7 +14,18 @@ from dem_build.actions import KINDS
 from dem_build.digest import Blob, Output, of_json
 from dem_build.errors import UsageError
 from dem_build.graph import Graph
-from dem_build.plan import History, Plan, Status, Why, decide, differences, make_plan, preimage_of
+from dem_build.plan import (
+    Difference,
+    History,
+    Plan,
+    Reason,
+    Status,
+    Why,
+    decide,
+    differences,
+    make_plan,
+    preimage_of,
+)
 from dem_build.store import Record
 
 PREPARE = {
@@ -220,6 +231,12 @@ def test_where_one_action_is_wanted_a_pattern_has_to_match_one() -> None:
     assert graph.action("*:a").name == "vector:a"
     with pytest.raises(UsageError, match=r"'loss:\*' matches 12 actions, .*: loss:base:0, .*:7 and 4 more"):
         graph.action("loss:*")
+
+
+def test_another_kind_is_the_whole_reason() -> None:
+    changes = (Difference("delta", "a", None), Difference("kind", "compose", "match"), Difference("z", 1, 2))
+    assert str(Reason(Why.CHANGED, changes)) == "changed: kind: compose → match"
+    assert str(Reason(Why.CHANGED, changes[::2])) == "changed: delta: a → nothing; z: 1 → 2"
 
 
 def test_a_salt_makes_an_action_due() -> None:

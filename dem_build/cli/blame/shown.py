@@ -41,7 +41,7 @@ def blame_lines(found: Blame, console: Console) -> None:
     if sure:
         table.add_column(found.measure, justify="right")
     if said:
-        table.add_column("answer", overflow="ellipsis", no_wrap=True)
+        table.add_column("answer")
     table.add_column("")
     for one in found.models:
         label = f"{one.label}, healed" if one is found.healed else one.label
@@ -92,7 +92,7 @@ def _table_of(
     margins = any(base[n].margin is not None and composed[n].margin is not None for n in numbers)
     if margins:
         table.add_column("margins", justify="right")
-    table.add_column("asks", overflow="ellipsis", no_wrap=True)
+    table.add_column("asks")
     for number in numbers[:MOST_SHOWN]:
         old, new = base[number], composed[number]
         cells = [str(number), *(_value(one.value, binary=items.binary) for one in (old, new))]
@@ -136,7 +136,8 @@ def _tail(text: str, most: int) -> str:
     return shown if len(shown) <= most else f"…{shown[-most:]}"
 
 
-def _glance(text: str, most: int) -> str:
-    """The end of a text on one line."""
+def _glance(text: str, most: int) -> Text:
+    """The end of a text on one line: of a table's columns the one that gives way where all do not fit."""
     line = " ".join(joined(text).split())
-    return line if len(line) <= most else f"…{line[-most:]}"
+    end = line if len(line) <= most else f"…{line[-most:]}"
+    return Text(end, no_wrap=True, overflow="ellipsis")
