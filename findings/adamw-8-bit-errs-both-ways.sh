@@ -4,7 +4,7 @@
 #
 # Versions: bitsandbytes 0.50.2, torchao 0.18.0, torch 2.13.0, numpy 2.4.6 (CPU).
 # Guess before looking: Adam's step does not depend on a gradient's size, so each weight moves within some percent of AdamW's way,
-# whatever stands beside it in its block of 256.
+# whatever stands beside it in its block of 256; or that small second moments become 0 and the step too long. Too short a step nobody guessed.
 # Seen: half the columns of a 64 x 64 matrix get noisy gradients of 1e-2, the other half smaller ones; in 40 steps the smaller half moves, in
 # units of AdamW's way: at a ratio of 1/1000 0.21 with bitsandbytes and 6.9 with torchao, at 1/10000 0.05 and 10.2.
 # With a ratio of 1/100 both are near 1, and the larger half always is.
@@ -12,8 +12,8 @@
 # the step is too long. bitsandbytes' map has 0 and 6 more levels below 1.5e-5, and its CPU code takes none of them: `quantize_blockwise`
 # gives what lies between 0 and 1e-5 of the block's largest back as 1.56e-5 of it, 0 too, so the step is too short.
 # Only the CPU code was run: CUDA's kernels are others. Of this, we found no report.
-# Why it matters: "8-bit" in a recipe names no one optimizer: weights behind a small factor (a fresh LoRA's, a rare token's column)
-# stand nearly still with one, and are thrown with the other. `dem`'s `adamw_8bit` is bitsandbytes'.
+# Why it matters: "8-bit" in a recipe names no one optimizer: weights whose gradients are far smaller than
+# their neighbours' stand nearly still with one, and are thrown with the other. `dem`'s `adamw_8bit` is bitsandbytes', and its page says so.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
