@@ -87,7 +87,8 @@ def remove(words: Sequence[str], call: Call, *, dry_run: bool) -> int:
     """
     named, rest = recipe_here(words, REMOVE)
     if len(rest) != 1:
-        raise UsageError("a name is needed", hint=REMOVE)
+        seen = f", not {', '.join(f'`{word}`' for word in rest)}" if rest else ""
+        raise UsageError(f"one name is needed{seen}", hint=REMOVE)
     draft, [name] = opened(named), rest
     section = section_of(draft, name)
     if section is None:

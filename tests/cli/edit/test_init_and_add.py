@@ -175,6 +175,11 @@ def test_of_several_recipes_one_is_named(capsys: pytest.CaptureFixture[str]) -> 
     assert Path("other.toml").read_text() == RECIPE.replace('[datasets.add]\npath = "add.jsonl"\n\n', "")
 
 
+def test_words_that_are_no_single_name_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["remove", "add", "mine.toml"]) == 2
+    assert "one name is needed, not `add`, `mine.toml`" in capsys.readouterr().err
+
+
 def test_what_others_name_stays_and_a_typo_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     text = RECIPE + '\n[[gates]]\ntask = "loss:add"\nmetric = "loss"\nmax = 2\n'
     Path("mine.toml").write_text(text)
