@@ -15,11 +15,16 @@ if TYPE_CHECKING:
 
 
 class Backlog(MutableMapping[str, "Verdict"]):
-    """The actions that are due, by name, in the order of the graph; it may change while it is gone through."""
+    """The actions that are due, by name, in the order of the graph; it may change while it is gone through.
+
+    Attributes:
+        changes: How often one was added or taken away.
+    """
 
     def __init__(self, actions: Iterable[Action]) -> None:
         self._actions = list(actions)
         self._places = {action.name: place for place, action in enumerate(self._actions)}
+        self.changes = 0
         self._verdicts: dict[str, Verdict] = {}
         self._same: dict[Digest | None, dict[str, Verdict]] = {}
         # Places, sorted. Trainings apart: while none may start, a thousand of them are not passed over each time.
@@ -47,6 +52,7 @@ class Backlog(MutableMapping[str, "Verdict"]):
     def __setitem__(self, name: str, verdict: Verdict) -> None:
         if name in self._verdicts:
             del self[name]
+        self.changes += 1
         place = self._places[name]
         insort(self._kept(place), place)
         self._verdicts[name] = verdict
@@ -54,6 +60,7 @@ class Backlog(MutableMapping[str, "Verdict"]):
 
     def __delitem__(self, name: str) -> None:
         verdict = self._verdicts.pop(name)
+        self.changes += 1
         del (same := self._same[verdict.key])[name]
         if not same:
             del self._same[verdict.key]

@@ -146,6 +146,8 @@ class _Build:
     repairs: Counter[str] = field(default_factory=Counter)
     stopping: int = 0
     starved: bool = False
+    heard: int = 0
+    looked_over: tuple[object, ...] | None = None
     idle_since: float | None = None
     looked_at: float = field(default_factory=time.monotonic)
     asked_at: float = field(default_factory=time.monotonic)
@@ -341,9 +343,12 @@ class _Build:
                 self._release(verdict.key)
 
     def _dispatch(self) -> None:
-        self.starved = False
         if self._winding_down():
+            self.starved = False
             return
+        if self._standing() == self.looked_over:
+            return  # else a thousand actions that wait for memory would be asked of ten times a second
+        self.starved = False
         vain: set[type[Worker]] = set()
         for worker in self.pool.idle():
             if type(worker) in vain:
@@ -360,6 +365,12 @@ class _Build:
             if not verdict.action.kind.light:  # which leaves loaded what the worker keeps
                 self.needs[worker] = self._needed(verdict.action)
             worker.submit(request_for(verdict, known, self.options.machine, worker.slot.threads))
+        self.looked_over = self._standing()
+
+    def _standing(self) -> tuple[object, ...]:
+        """What decides which actions may start: where nothing of it is another, none may that could not before."""
+        idle = tuple(self.pool.idle())
+        return self.due.changes, self.heard, len(self.fetching), len(self.unprepared), idle
 
     def _next(self, worker: Worker) -> Verdict | None:
         """Take the next action that a worker may start from those that are due; one that none may start fails."""
@@ -469,6 +480,7 @@ class _Build:
             message = self.pool.inbox.get(timeout=TICK_SECONDS)
         except queue.Empty:
             return
+        self.heard += 1
         self._handle(message)
 
     def _handle(self, message: Message) -> None:

@@ -75,6 +75,34 @@ def test_as_many_trainings_run_at_once_as_fit_and_all_of_them_run(free: int, mos
     assert all(why.startswith(SAID) for why in waits.values())
 
 
+def test_what_does_not_fit_is_asked_of_once_until_something_happens() -> None:
+    cluster, memory, waits = Watched(2), Memory(NEED), list[str]()
+    listener: Any = SimpleNamespace(
+        action_event=lambda *_: None,
+        action_ended=lambda *_: None,
+        action_started=lambda *_: None,
+        action_waits=lambda action, _: waits.append(action.name),
+    )
+    plan = make_plan(make_graph(tuple("abcdefgh")), cluster, History())
+    options = Options(Machine(jobs=2), memory=memory)
+    build = _Build(plan, cluster, options, listener, Interrupt(), cluster.pool)  # type: ignore[arg-type]
+    for verdict in plan.verdicts.values():
+        build._take(verdict)
+    while not (waits and build.starved):
+        cluster.late.add("vector:a")  # the base's answer would bring it
+        build._receive()
+        build._dispatch()
+    asked = len(memory.asked)
+    for _ in range(10):
+        build._dispatch()
+    assert (len(memory.asked), build.starved) == (asked, True)
+    cluster.pool.inbox.put(*cluster.waiting)  # the first training has ended
+    build._receive()
+    build._dispatch()
+    assert len(memory.asked) > asked
+    assert sum(name.startswith("vector:") for name in build.running) == 1
+
+
 def test_what_idle_workers_keep_loaded_makes_room() -> None:
     cluster = Watched(2)
     plan = make_plan(make_graph(("a", "b")), cluster, History())
