@@ -45,7 +45,7 @@ def blame_lines(found: Blame, console: Console) -> None:
     table.add_column("")
     for one in found.models:
         label = f"{one.label}, healed" if one is found.healed else one.label
-        cells = [joined(label), _value(one.value, binary=found.binary)]
+        cells: list[str | Text] = [joined(label), _value(one.value, binary=found.binary)]
         if against:
             cells.append(signed(one.value - found.composed.value) if one is not found.composed else "")
         if sure:
