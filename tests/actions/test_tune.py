@@ -113,7 +113,7 @@ def test_derivatives_of_a_block_are_the_sums_of_its_batches_and_those_of_one_bat
         judged_nll(resident.model, judge, batch).sum().backward()
         kept.zero_grad()
         judged_nll(kept, judge, batch).sum().backward()
-        for name, group in ((g.files[0], g) for g in resident._layout.groups):
+        for name, group in ((g.files[0], g) for g in resident.layout.groups):
             products = [
                 names[group.own[0]].grad.flatten().double() * v[name].flatten().double() for v in vectors
             ]

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel
 
-    from dem_build.actions.match.rows import Sample
+    from dem_build.actions.match.rows import SampledRows
     from dem_build.actions.match.sums import ModelSums, Written
     from dem_build.actions.saliency.stored import Values
 
@@ -52,7 +52,7 @@ class Matching:
         self,
         model: PreTrainedModel,
         sums: ModelSums,
-        samples: Sequence[Sample],
+        samples: Sequence[SampledRows],
         ridge: float,
         threads: int,
     ) -> None:

@@ -23,7 +23,7 @@ MOST = 8.0
 
 
 @dataclass(frozen=True)
-class Sample:
+class SampledRows:
     """Rows of one dataset.
 
     Attributes:

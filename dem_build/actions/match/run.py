@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dem_build.actions.match.matching import Matching
 from dem_build.actions.match.opened import open_sums, sample_rows
-from dem_build.actions.match.rows import Sample
+from dem_build.actions.match.rows import SampledRows
 from dem_build.actions.match.spec import PASSES
 from dem_build.actions.match.sums import Vectors, Written
 from dem_build.actions.model_parts import write_parts
@@ -85,7 +85,7 @@ def _match(
     tokens = [sum(len(ids) for ids, _ in found) for found in rows]
     base = inputs.digests["base/weights"]
     samples = [
-        Sample(found, _saliency(group, base, count))
+        SampledRows(found, _saliency(group, base, count))
         for group, found, count in zip(groups, rows, tokens, strict=True)
     ]
     with ExitStack() as stack:

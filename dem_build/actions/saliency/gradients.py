@@ -48,7 +48,7 @@ class Saliency:
         self.squares[first] = self.squares[first] + squares if first in self.squares else squares
 
 
-class Passes:
+class SaliencyPasses:
     """Passes through a model whose weights get no gradients. Use it in a `with`.
 
     Args:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from dem_build.actions.match.opened import sample_rows
-from dem_build.actions.saliency.gradients import Passes
+from dem_build.actions.saliency.gradients import SaliencyPasses
 from dem_build.actions.saliency.stored import write_saliency
 from dem_build.actions.tune.candidates import resident
 from dem_build.errors import DataError, EvaluationError
@@ -70,7 +70,7 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
 def _passed(model: PreTrainedModel, rows: Sequence[TokenRow], context: Context) -> list[Saliency]:
     found = []
     tell = context.teller(len(rows), "rows")
-    with Passes(model) as passes:
+    with SaliencyPasses(model) as passes:
         for done, row in enumerate(rows):
             tell(done)
             found.append(passes.of(row))
