@@ -83,7 +83,12 @@ class Views:
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f".{target.name}.{files.nonce()}")
         try:
-            files.copy(self._objects.open(blob), partial)
+            try:
+                files.copy(self._objects.open(blob), partial)
+            except (
+                FileNotFoundError
+            ):  # where locks do nothing, a collection may move it in between: it is put back
+                files.copy(self._objects.open(blob), partial)
             partial.replace(target)
         finally:
             partial.unlink(missing_ok=True)

@@ -11,8 +11,9 @@ import pytest
 from dem_build import digest
 from dem_build.digest import Output
 from dem_build.errors import CorruptObjectError, StoreError
-from dem_build.store import Hints, Store, objects
+from dem_build.store import Hints, Store, files, objects
 from dem_build.store.hints import hash_file
+from dem_build.store.local import trash_name
 
 
 def write_tree(folder: Path) -> Path:
@@ -237,6 +238,24 @@ def test_an_exported_file_is_the_users_and_changing_it_leaves_the_object(store, 
     assert exported.stat().st_ino != store.objects.path(output.digest).stat().st_ino
     with exported.open("r+b") as file:
         file.write(b"D")
+    assert store.objects.path(output.digest).read_bytes() == b"delta"
+
+
+def test_what_a_collection_moves_while_it_is_exported_is_put_back_and_copied(store, tmp_path, monkeypatch):
+    """As where locks do nothing: then a collection sees no build, and puts back what that says it uses."""
+    output, copy, moved = put_file(store, b"delta"), files.copy, []
+
+    def copy_late(source, target):
+        if not moved:
+            trash = store.root / "trash" / ("0" * 16)
+            trash.mkdir(parents=True)
+            moved.append(source.rename(trash / trash_name("object", source)))
+        copy(source, target)
+
+    monkeypatch.setattr(files, "copy", copy_late)
+    store.views.export(output, tmp_path / "model.safetensors")
+    assert moved
+    assert (tmp_path / "model.safetensors").read_bytes() == b"delta"
     assert store.objects.path(output.digest).read_bytes() == b"delta"
 
 
