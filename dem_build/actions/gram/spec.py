@@ -31,8 +31,13 @@ KIND = Kind(
 
 def gram_action(recipe: Recipe, name: str) -> Action:
     """The Gram matrices of a dataset's fine-tuned model."""
+    return sampled_action(recipe, KIND, name)
+
+
+def sampled_action(recipe: Recipe, kind: Kind, name: str) -> Action:
+    """An action of a kind that looks at a dataset's fine-tuned model on the dataset's sample."""
     takes = [Input(f"base/{part}", Edge(BASE, part)) for part in ("weights", "config")]
     takes.append(Input("delta", Edge(f"vector:{name}", "delta")))
     takes.append(Input(SAMPLE, Edge(f"data:{name}", "sample")))
     params = {"rows": recipe.compose.rows, "dtype": recipe.compose.dtype}
-    return Action(f"gram:{name}", KIND, params, tuple(takes), salt=recipe.compose.salt)
+    return Action(f"{kind.name}:{name}", kind, params, tuple(takes), salt=recipe.compose.salt)

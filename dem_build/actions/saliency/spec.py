@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dem_build.action import BASE, Action, Edge, Input, Kind
+from dem_build.action import Kind
+from dem_build.actions.gram.spec import sampled_action
 from dem_build.workload import SAMPLE, Workload
 
 if TYPE_CHECKING:
+    from dem_build.action import Action
     from dem_build.recipe import Recipe
 
 KIND = Kind(
@@ -30,8 +32,4 @@ KIND = Kind(
 
 def saliency_action(recipe: Recipe, name: str) -> Action:
     """The saliency of the tokens of a dataset's sample in the dataset's fine-tuned model."""
-    takes = [Input(f"base/{part}", Edge(BASE, part)) for part in ("weights", "config")]
-    takes.append(Input("delta", Edge(f"vector:{name}", "delta")))
-    takes.append(Input(SAMPLE, Edge(f"data:{name}", "sample")))
-    params = {"rows": recipe.compose.rows, "dtype": recipe.compose.dtype}
-    return Action(f"saliency:{name}", KIND, params, tuple(takes), salt=recipe.compose.salt)
+    return sampled_action(recipe, KIND, name)
