@@ -13,7 +13,6 @@ import torch
 from families import make_family
 from match_samples import by_hand, random_rows, run_match
 from safetensors.torch import load_file
-from tiny import make_base
 from torch.utils._python_dispatch import TorchDispatchMode
 from weight_samples import bytes_of, import_base, load, random_vector, run_compose, store_vector
 
@@ -38,18 +37,6 @@ ARCHITECTURES = {
     "qwen2": {"num_hidden_layers": 1},  # biases of q, k and v
 }
 INPUTS_OF_THE_FIRST = ("q_proj", "k_proj", "v_proj", "qkv_proj", "c_attn", "query_key_value")
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    made = tmp_path_factory.mktemp("matching")
-    make_base(made / "base", dtype="float32")
-    return made
-
-
-@pytest.fixture(scope="module")
-def imported(home):
-    return import_base(home / "base", home / "import")
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,6 @@ import pytest
 import torch
 from families import make_family
 from match_samples import by_hand, random_rows, run_match
-from tiny import make_base
 from torch import nn
 from transformers import AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
@@ -29,18 +28,6 @@ ARCHITECTURES = {
     "phi3": {"num_hidden_layers": 1},  # fused qkv and gate_up
     "gemma2": {"head_dim": 8, "sliding_window": 8},  # soft caps, norms before and after, scaled embeddings
 }
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    made = tmp_path_factory.mktemp("saliency")
-    make_base(made / "base", dtype="float32")
-    return made
-
-
-@pytest.fixture(scope="module")
-def imported(home):
-    return import_base(home / "base", home / "import")
 
 
 @pytest.fixture(scope="module")
